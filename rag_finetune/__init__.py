@@ -1,0 +1,78 @@
+"""Fine-tune retrieval-augmented generation models on Hugging Face Transformers' RAG classes.
+
+The public names are resolved when they are first used, so that importing the package, and asking a
+command for its help, takes no time:
+
+    >>> from rag_finetune import load_rag
+    >>> rag = load_rag("runs/rag_sequence/model")
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rag_finetune.data.passages import load_passages
+    from rag_finetune.data.qa import TrainingQuestions, load_questions
+    from rag_finetune.evaluation.evaluate import evaluate_rag
+    from rag_finetune.index.store import build_index, open_index
+    from rag_finetune.rag.assemble import assemble_rag
+    from rag_finetune.rag.checkpoint import load_rag, save_rag
+    from rag_finetune.rag.generation import generate_answers
+    from rag_finetune.retrieval.retriever import RagIndexRetriever
+    from rag_finetune.training.arguments import RagTrainingArguments
+    from rag_finetune.training.rag_trainer import RagTrainer
+
+__all__ = [
+    "RagIndexRetriever",
+    "RagTrainer",
+    "RagTrainingArguments",
+    "TrainingQuestions",
+    "__version__",
+    "assemble_rag",
+    "build_index",
+    "evaluate_rag",
+    "generate_answers",
+    "load_passages",
+    "load_questions",
+    "load_rag",
+    "open_index",
+    "save_rag",
+]
+
+_MODULES = {
+    "RagIndexRetriever": "retrieval.retriever",
+    "RagTrainer": "training.rag_trainer",
+    "RagTrainingArguments": "training.arguments",
+    "TrainingQuestions": "data.qa",
+    "assemble_rag": "rag.assemble",
+    "build_index": "index.store",
+    "evaluate_rag": "evaluation.evaluate",
+    "generate_answers": "rag.generation",
+    "load_passages": "data.passages",
+    "load_questions": "data.qa",
+    "load_rag": "rag.checkpoint",
+    "open_index": "index.store",
+    "save_rag": "rag.checkpoint",
+}
+
+try:
+    __version__ = version("rag-finetune")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+not.installed"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a public name when the name is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, also those not yet resolved."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,128 @@
+"""The entry point: `rag-finetune COMMAND …`, also `accelerate launch -m rag_finetune COMMAND …`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import select
+import sys
+import traceback
+from collections.abc import Sequence
+
+from rag_finetune import __version__
+
+COMMANDS = {
+    "index": "turn passages into an index folder",
+    "assemble": "join a question encoder and a generator into a RAG checkpoint",
+    "train": "fine-tune question encoder and generator end to end",
+    "evaluate": "score a checkpoint on a file of questions",
+    "predict": "answer questions, with the passages behind each answer",
+    "search": "look into an index",
+}
+
+# What a shell reports for a program that was ended by SIGINT, and by SIGPIPE.
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; those of the process when None.
+
+    Returns:
+        The exit code: 0, 1 when the command failed, 2 when it was called wrongly.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--debug"]:
+        words = [*words[1:], "--debug"]
+    if not words or words == ["--debug"]:
+        print(_usage(), file=sys.stderr)
+        return 2
+    command, arguments = words[0], words[1:]
+    if command in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if command == "--version":
+        print(f"rag-finetune {__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(f"rag-finetune: error: {_unknown(command)}", file=sys.stderr)
+        return 2
+    return _run(command, arguments)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    """Run a known command; what the user can put right becomes one line on stderr."""
+    try:
+        module = importlib.import_module(f"rag_finetune.cli.{command}")
+        code = module.main(arguments)
+        sys.stdout.flush()  # so that a reader who has gone shows here, and not at exit
+        return int(code or 0)
+    except KeyboardInterrupt:
+        print(f"rag-finetune {command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_gone():
+            return EXIT_BROKEN_PIPE
+        if "--debug" in arguments:
+            traceback.print_exc()
+        else:
+            print(f"rag-finetune {command}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {help_line}" for name, help_line in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: rag-finetune COMMAND [--config recipe.yaml] [--flag value …]",
+            "",
+            "Fine-tune retrieval-augmented generation models on Transformers' RAG classes.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  --help     this text; `rag-finetune COMMAND --help` lists the flags of a command",
+            "  --version  the version of rag-finetune",
+            "  --debug    show the traceback of an error instead of one line",
+        ]
+    )
+
+
+def _unknown(command: str) -> str:
+    found = f'unknown command "{command}".'
+    nearest = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
+    if nearest:
+        found += f' Did you mean "{nearest[0]}"?'
+    return f"{found} The commands are {', '.join(COMMANDS)}."
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    """The message on one line; for an error of the operating system without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _stdout_is_gone() -> bool:
+    """Whether what reads our output has closed it (`| head`); if so, nothing more is written."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file of the system, or closed
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # no event is asked for: errors are always reported
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    # Python writes what is left at exit, and would complain: give it somewhere to write.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`rag-finetune predict`: questions → answers with evidence, as JSONL."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from rag_finetune.cli.flags import CHECKPOINT, add_decoding_flags, best_device, decoding_options
+from rag_finetune.cli.parsing import add_bool, make_parser, parse
+
+
+def make_predict_parser() -> argparse.ArgumentParser:
+    """The flags of `predict`."""
+    parser = make_parser(
+        "predict",
+        "Answer questions; one JSON object a line goes to stdout: id, question, prediction, score,"
+        " passages (and alternatives, with --num_return_sequences).",
+        'example:\n  echo "who wrote it?" | rag-finetune predict --model_name_or_path D '
+        "--questions -",
+    )
+    parser.add_argument("--model_name_or_path", required=True, help=CHECKPOINT)
+    parser.add_argument("--index", help="index folder; default: the checkpoint's own")
+    parser.add_argument(
+        "--questions",
+        required=True,
+        help="a file: .json or .jsonl with `question`, or text with one question a line; - is "
+        "stdin, one question a line",
+    )
+    add_decoding_flags(parser)
+    parser.add_argument(
+        "--num_return_sequences", type=int, default=1, help="answers a question, best first"
+    )
+    add_bool(parser, "do_sample", False, "draw answers instead of searching for the best")
+    parser.add_argument("--seed", type=int, default=42, help="of the draws of --do_sample")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    args = parse(make_predict_parser(), argv)
+    options = decoding_options(args)
+    questions = read_questions(args.questions)
+
+    from transformers import set_seed
+
+    from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import generate_answers
+
+    set_seed(args.seed)
+    rag = load_rag(args.model_name_or_path, index=args.index)
+    rag.model.to(best_device())
+    if args.do_sample:
+        options["do_sample"] = True
+    step = args.batch_size
+    for start in range(0, len(questions), step):
+        batch = questions[start : start + step]
+        found = generate_answers(
+            rag,
+            [question for _, question in batch],
+            num_return_sequences=args.num_return_sequences,
+            **options,
+        )
+        for (row_id, question), (best, *others) in zip(batch, found, strict=True):
+            row = {"id": row_id, "question": question, "prediction": best.text}
+            row |= {"score": best.score, "passages": best.passages}
+            if others:
+                row["alternatives"] = [asdict(answer) for answer in others]
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+    return 0
+
+
+def read_questions(source: str) -> list[tuple[str, str]]:
+    """Read ids and questions from a file, or from stdin for "-".
+
+    Args:
+        source: a .json or .jsonl file, a text file with one question a line, or "-".
+
+    Returns:
+        Pairs of id and question; the id of a line of text is its row number, from 0.
+
+    Raises:
+        ValueError: there is no question, or the file is damaged.
+        OSError: the file cannot be read.
+    """
+    if source.lower().endswith((".json", ".jsonl")):
+        from rag_finetune.data.qa import load_questions
+
+        rows = load_questions(source, need_answers=False)
+        return list(zip(rows["id"][:], rows["question"][:], strict=True))
+
+    from rag_finetune.files import read_text
+
+    text = sys.stdin.read() if source == "-" else read_text(source)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{source}: expected one question a line, found none.")
+    return [(str(row), line) for row, line in enumerate(lines)]

@@ -1,0 +1,75 @@
+"""`rag-finetune search`: look into an index."""
+
+import argparse
+import shutil
+import textwrap
+from typing import TYPE_CHECKING
+
+from rag_finetune.cli.flags import CHECKPOINT, best_device, require_positive
+from rag_finetune.cli.parsing import make_parser, parse
+
+if TYPE_CHECKING:
+    from rag_finetune.encoders.encode import TextEncoder
+    from rag_finetune.index.store import PassageIndex
+
+
+def make_search_parser() -> argparse.ArgumentParser:
+    """The flags of `search`."""
+    parser = make_parser("search", "Show the passages that an index finds for a question.")
+    parser.add_argument("question", nargs="+", help="one or more questions, each in quotes")
+    parser.add_argument("--index", help="index folder; default: the checkpoint's own")
+    encoder = parser.add_mutually_exclusive_group(required=True)
+    encoder.add_argument("--question_encoder", help="folder or Hub name of a DPR question encoder")
+    encoder.add_argument("--model_name_or_path", help=CHECKPOINT)
+    parser.add_argument("--k", type=int, default=5, help="passages to show")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    parser = make_search_parser()
+    args = parse(parser, argv)
+    require_positive(args, "k")
+    if args.question_encoder and not args.index:
+        parser.error("--question_encoder needs --index")
+    encoder, index = _load(args)
+    encoder.model.to(best_device())
+    k = min(args.k, len(index))
+    scores, rows = index.search(encoder.encode(args.question), k)
+    found, _ = index.gather(rows)
+    for number, question in enumerate(args.question):
+        print(f"{question}\n")
+        print(results_table(found[number * k : (number + 1) * k], scores[number].tolist()))
+        print()
+    return 0
+
+
+def results_table(passages: list[dict[str, str]], scores: list[float]) -> str:
+    """Passages as a table: rank, score, id, title, and as much text as the terminal is wide."""
+    id_width = max(len("id"), *(len(p["id"]) for p in passages))
+    title_width = min(30, max(len("title"), *(len(p["title"]) for p in passages)))
+    text_width = max(20, shutil.get_terminal_size().columns - id_width - title_width - 24)
+    lines = [f"{'rank':>4}  {'score':>10}  {'id':<{id_width}}  {'title':<{title_width}}  text"]
+    for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
+        title = textwrap.shorten(passage["title"], title_width, placeholder="…")
+        text = textwrap.shorten(passage["text"], text_width, placeholder=" …")
+        names = f"{passage['id']:<{id_width}}  {title:<{title_width}}"
+        lines.append(f"{rank:>4}  {score:>10.4f}  {names}  {text}")
+    return "\n".join(lines)
+
+
+def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:
+    """The question encoder and the index that the flags name."""
+    from rag_finetune.encoders.encode import TextEncoder, load_question_encoder
+    from rag_finetune.index.store import open_index
+    from rag_finetune.rag.checkpoint import load_rag
+
+    if args.question_encoder:
+        return load_question_encoder(args.question_encoder), open_index(args.index)
+    rag = load_rag(args.model_name_or_path, index=args.index)
+    assert rag.retriever is not None  # load_rag gives one
+    positions = rag.model.config.question_encoder.max_position_embeddings
+    encoder = TextEncoder(
+        rag.model.question_encoder, rag.tokenizer.question_encoder, min(128, positions)
+    )
+    return encoder, rag.retriever.index

@@ -1,0 +1,1 @@
+"""Documents, passages, questions and answers: read, checked, cut and batched."""

@@ -1,0 +1,1 @@
+"""Texts to vectors: loading encoders and running them over passages and questions."""

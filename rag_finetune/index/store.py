@@ -1,0 +1,195 @@
+"""The index folder: build it, open it, search it, read its passages."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+
+from rag_finetune.encoders.encode import TextEncoder
+from rag_finetune.files import staged_folder
+from rag_finetune.index.dense import build_flat, open_dense, save_dense, search_dense
+from rag_finetune.index.manifest import Manifest, load_manifest, require_equal
+
+PASSAGES = "passages"
+DENSE = "dense.faiss"
+CONTEXT_ENCODER = "context_encoder"
+
+
+class PassageIndex:
+    """An opened index folder. Vectors and passages are mapped, not read.
+
+    Attributes:
+        folder: where it is.
+        manifest: what it says about itself.
+        passages: the passages, columns id, document_id, title, text, embeddings.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str | None = None) -> None:
+        """Open a folder; see `open_index`."""
+        self.folder = folder
+        self.manifest = load_manifest(folder)
+        if fingerprint not in (None, self.manifest.fingerprint):
+            raise ValueError(
+                f"{folder}: expected vectors of the encoder with fingerprint {fingerprint:.12}, "
+                f"found those of {self.manifest.encoder['name']} "
+                f"({self.manifest.fingerprint:.12}). Give the index that belongs to this model, "
+                "or build one with its context encoder."
+            )
+        self._dense = open_dense(folder / DENSE)
+        self.passages = _open_passages(folder / PASSAGES)
+        remedy = "The folder is damaged: build the index again."
+        n_passages, dimension = self.manifest.n_passages, self.manifest.dimension
+        require_equal(folder, f"rows of {DENSE}", n_passages, self._dense.ntotal, remedy)
+        require_equal(folder, f"rows of {PASSAGES}/", n_passages, len(self.passages), remedy)
+        require_equal(folder, f"dimension of {DENSE}", dimension, self._dense.d, remedy)
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return self.manifest.n_passages
+
+    def search(self, question_vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best passages of each question.
+
+        Args:
+            question_vectors: shape (batch, dim).
+            k: passages a question, from 1 to the number of passages.
+
+        Returns:
+            Inner products, shape (batch, k) float32, and rows of `passages`, shape (batch, k)
+            int64, best first; row −1 with score −inf where fewer were found.
+
+        Raises:
+            ValueError: the vectors have another dimension, or k is out of range.
+        """
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k must be from 1 to {len(self)} (all passages), found {k}.")
+        remedy = "The question encoder does not belong to this index."
+        dimension = self.manifest.dimension
+        require_equal(
+            self.folder, "dimension of a question", dimension, question_vectors.shape[1], remedy
+        )
+        return search_dense(self._dense, question_vectors, k)
+
+    def gather(self, rows: np.ndarray) -> tuple[list[dict[str, str]], np.ndarray]:
+        """Passages and vectors of many rows in one read.
+
+        Args:
+            rows: rows of `passages`, any shape; −1 stands for no passage.
+
+        Returns:
+            A flat list of {id, document_id, title, text}, one for each row (all empty strings
+            for −1), and the vectors, shape (*rows.shape, dim) float32 (zeros for −1).
+        """
+        flat = rows.reshape(-1)
+        unique, inverse = np.unique(flat[flat >= 0], return_inverse=True)
+        vectors = np.zeros((flat.size, self.manifest.dimension), dtype=np.float32)
+        found: list[dict[str, str]] = [
+            {"id": "", "document_id": "", "title": "", "text": ""} for _ in range(flat.size)
+        ]
+        if unique.size:
+            table = self.passages.with_format("arrow")[unique.tolist()]
+            embeddings = table["embeddings"].combine_chunks().flatten().to_numpy()
+            vectors[flat >= 0] = embeddings.reshape(len(unique), -1)[inverse]
+            texts = table.select(["id", "document_id", "title", "text"]).to_pylist()
+            for position, source in zip(np.flatnonzero(flat >= 0), inverse, strict=True):
+                found[position] = texts[source]
+        return found, vectors.reshape(*rows.shape, -1)
+
+
+def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageIndex:
+    """Open an index folder and check that its parts belong together.
+
+    Args:
+        folder: what `build_index` or `rag-finetune index` left.
+        fingerprint: of the context encoder whose vectors are expected; None for any.
+
+    Raises:
+        FileNotFoundError: the folder or a part of it is missing.
+        ValueError: fingerprint, dimension or count differ from the manifest's, or the metric is
+            not the inner product.
+    """
+    return PassageIndex(Path(folder), fingerprint)
+
+
+def build_index(
+    passages: Dataset,
+    encoder: TextEncoder,
+    output_dir: str | Path,
+    *,
+    passage_words: int = 0,
+    progress: bool = False,
+) -> PassageIndex:
+    """Encode passages and write the index folder; nothing is left behind when it fails.
+
+    Args:
+        passages: columns id, document_id, title, text; none empty.
+        encoder: the context encoder.
+        output_dir: the folder to make; must not exist or be empty.
+        passage_words: how the passages were cut, for the manifest.
+        progress: show a bar.
+
+    Returns:
+        The opened index.
+
+    Raises:
+        FileExistsError: the folder exists and holds something.
+        ValueError: there are no passages.
+    """
+    output_dir = Path(output_dir)
+    require_vacant(output_dir)
+    if not len(passages):
+        raise ValueError("An index needs at least one passage, found none.")
+    titles, texts = list(passages["title"]), list(passages["text"])
+    vectors = encoder.encode(texts, titles, progress="Encoding passages" if progress else "")
+    with staged_folder(output_dir) as folder:
+        _with_vectors(passages, vectors).save_to_disk(folder / PASSAGES)
+        save_dense(build_flat(vectors), folder / DENSE)
+        if encoder.local:
+            encoder.save(folder / CONTEXT_ENCODER)
+        _describe(passages, encoder, passage_words).save(folder)
+    return open_index(output_dir)
+
+
+def require_vacant(folder: Path) -> None:
+    """Raise where a folder that is to be written already holds something.
+
+    Raises:
+        FileExistsError: it is a file, or a folder with anything in it.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise FileExistsError(
+            f"{folder}: already exists and is not empty. Remove it or choose another folder."
+        )
+
+
+def _describe(passages: Dataset, encoder: TextEncoder, passage_words: int) -> Manifest:
+    """The manifest of an index that is being built."""
+    libraries = ("transformers", "datasets", "faiss-cpu", "torch", "rag-finetune")
+    return Manifest(
+        encoder={"name": encoder.name, "revision": encoder.revision, **encoder.settings()},
+        fingerprint=encoder.fingerprint(),
+        dimension=encoder.dimension,
+        n_passages=len(passages),
+        n_documents=len(set(passages["document_id"])),
+        passage_words=passage_words,
+        library_versions={name: version(name) for name in libraries},
+    )
+
+
+def _with_vectors(passages: Dataset, vectors: np.ndarray) -> Dataset:
+    """Passages with their vectors as a column of fixed-size lists."""
+    column = Features({"embeddings": List(Value("float32"), length=vectors.shape[1])})
+    embeddings = Dataset.from_dict({"embeddings": vectors}, features=column)
+    return concatenate_datasets([passages, embeddings], axis=1)
+
+
+def _open_passages(folder: Path) -> Dataset:
+    """Map the passages of an index folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder. Build the index again.")
+    passages = load_from_disk(str(folder))
+    wanted = {"id", "document_id", "title", "text", "embeddings"}
+    if not isinstance(passages, Dataset) or wanted - set(passages.column_names):
+        raise ValueError(f"{folder}: expected a dataset with columns {', '.join(sorted(wanted))}.")
+    return passages

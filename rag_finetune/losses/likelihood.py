@@ -1,0 +1,178 @@
+"""The RAG marginal likelihoods, from the log-probabilities of the target tokens alone.
+
+Logs are natural. B questions, K passages each, T target tokens, V words of vocabulary.
+
+Source:
+    Lewis et al. 2020, arXiv:2005.11401, section 2.1.
+"""
+
+import torch
+from torch import Tensor
+
+
+def target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target token: its logit minus the logsumexp of all logits.
+
+    The (…, T, V) log-softmax is never formed.
+
+    Args:
+        logits: unnormalised scores, shape (…, T, V).
+        targets: token ids, shape (…, T).
+
+    Returns:
+        log p(target) in nats, float32, shape (…, T).
+    """
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).float()  # (…, T)
+    return chosen - torch.logsumexp(logits.float(), dim=-1)
+
+
+def vocabulary_log_probs(logits: Tensor) -> Tensor:
+    """Mean log-probability over the whole vocabulary, which label smoothing raises.
+
+    Args:
+        logits: unnormalised scores, shape (…, T, V).
+
+    Returns:
+        (1/V) Σ_v log p(v) in nats, float32, shape (…, T).
+    """
+    logits = logits.float()
+    return logits.mean(dim=-1) - torch.logsumexp(logits, dim=-1)
+
+
+def doc_log_probs(doc_scores: Tensor) -> Tensor:
+    """The retriever's log p(z|x) over the passages that were retrieved.
+
+    Args:
+        doc_scores: inner products of question and passage, shape (B, K); −inf for no passage.
+
+    Returns:
+        log p(z|x) in nats, float32, shape (B, K).
+    """
+    return torch.log_softmax(doc_scores.float(), dim=-1)
+
+
+def rag_sequence_log_likelihood(sequence_log_probs: Tensor, doc_scores: Tensor) -> Tensor:
+    """Log-likelihood of each answer where one passage explains the whole of it.
+
+    log p(y|x) = logsumexp_k( log p(z_k|x) + log p(y|x,z_k) )
+
+    Args:
+        sequence_log_probs: log p(y|x,z) in nats, padding excluded, shape (B, K).
+        doc_scores: inner products of question and passage, shape (B, K).
+
+    Returns:
+        log p(y|x) in nats, shape (B,). Gradients reach both arguments.
+
+    Raises:
+        ValueError: the two shapes differ.
+
+    Source:
+        Lewis et al. 2020, arXiv:2005.11401, section 2.1, RAG-Sequence.
+    """
+    _require_shape("doc_scores", doc_scores, sequence_log_probs.shape)
+    return torch.logsumexp(doc_log_probs(doc_scores) + sequence_log_probs, dim=-1)
+
+
+def rag_token_log_likelihood(
+    token_log_probs: Tensor, doc_scores: Tensor, target_mask: Tensor
+) -> Tensor:
+    """Log-likelihood of each answer where every token may come from another passage.
+
+    log p(y|x) = Σ_t logsumexp_k( log p(z_k|x) + log p(y_t|x,z_k,y_<t) )
+
+    Args:
+        token_log_probs: log p(y_t|x,z,y_<t) in nats, shape (B, K, T).
+        doc_scores: inner products of question and passage, shape (B, K).
+        target_mask: True where a token counts, False on padding, shape (B, T).
+
+    Returns:
+        log p(y|x) in nats, shape (B,). Gradients reach both arguments.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+
+    Source:
+        Lewis et al. 2020, arXiv:2005.11401, section 2.1, RAG-Token.
+    """
+    batch_size, n_docs, target_length = token_log_probs.shape
+    _require_shape("doc_scores", doc_scores, (batch_size, n_docs))
+    _require_shape("target_mask", target_mask, (batch_size, target_length))
+    joint = doc_log_probs(doc_scores).unsqueeze(-1) + token_log_probs  # (B, K, T)
+    return torch.logsumexp(joint, dim=1).masked_fill(~target_mask, 0.0).sum(dim=-1)
+
+
+def rag_negative_log_likelihood(
+    logits: Tensor,
+    labels: Tensor,
+    doc_scores: Tensor,
+    *,
+    pad_token_id: int,
+    per_token: bool,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Loss of each example, from the generator's logits on labels that were its decoder input.
+
+    Labels are `[decoder_start_token_id] + answer`: position t of the logits predicts label t + 1,
+    so the last position predicts nothing. Ids of −100 count as padding.
+
+    Args:
+        logits: the generator's scores, shape (B·K, T + 1, V).
+        labels: decoder input ids, shape (B, T + 1), padded with `pad_token_id`.
+        doc_scores: inner products of question and passage, shape (B, K); −inf for no passage.
+        pad_token_id: the generator's padding id.
+        per_token: True for RAG-Token, False for RAG-Sequence.
+        label_smoothing: ε in [0, 1): the loss is (1 − ε)·NLL + ε·(mean over the target's tokens of
+            the mean negative log-probability of the vocabulary, averaged over passages by p(z|x)).
+
+    Returns:
+        The loss of each example in nats, shape (B,).
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    batch_size, n_docs = doc_scores.shape
+    targets, mask = shift_labels(labels, pad_token_id)  # (B, T) each
+    _require_shape("logits", logits[..., 0], (batch_size * n_docs, labels.shape[1]))
+    logits = logits[:, :-1].view(batch_size, n_docs, targets.shape[1], -1)  # (B, K, T, V)
+    per_passage = targets.unsqueeze(1).expand(-1, n_docs, -1)  # (B, K, T)
+    token_log_probs = target_log_probs(logits, per_passage)
+    if per_token:
+        log_likelihood = rag_token_log_likelihood(token_log_probs, doc_scores, mask)
+    else:
+        summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
+        log_likelihood = rag_sequence_log_likelihood(summed, doc_scores)
+    if label_smoothing == 0.0:
+        return -log_likelihood
+    smoothing = _smoothing_loss(vocabulary_log_probs(logits), doc_scores, mask)
+    return -(1.0 - label_smoothing) * log_likelihood + label_smoothing * smoothing
+
+
+def shift_labels(labels: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Split labels into what the decoder must predict, and which of it counts.
+
+    Args:
+        labels: decoder input ids, shape (B, T + 1), padded with `pad_token_id` or −100.
+        pad_token_id: the generator's padding id.
+
+    Returns:
+        Targets, shape (B, T), and their mask, True where a token counts, shape (B, T).
+    """
+    targets = labels[:, 1:]
+    targets = targets.masked_fill(targets == -100, pad_token_id)
+    return targets, targets != pad_token_id
+
+
+def _smoothing_loss(mean_log_probs: Tensor, doc_scores: Tensor, mask: Tensor) -> Tensor:
+    """Label smoothing's share of the loss, shape (B,), from mean log-probabilities (B, K, T)."""
+    doc_probs = doc_log_probs(doc_scores).exp().unsqueeze(-1)  # (B, K, 1)
+    expected = (doc_probs * mean_log_probs).sum(1).masked_fill(~mask, 0.0)  # (B, T)
+    return -expected.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _require_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    """Raise where a tensor has another shape than its companions give."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(
+            f"{name} must have shape {tuple(expected)} to fit the other arguments, "
+            f"found {tuple(tensor.shape)}."
+        )

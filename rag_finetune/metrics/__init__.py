@@ -1,0 +1,1 @@
+"""How good the answers are, and how good the passages that were found for them."""

@@ -1,0 +1,240 @@
+"""How good the retrieved passages are: against gold ids, and by whether they hold an answer."""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
+
+KS = (1, 5, 10, 20)
+
+
+def gold_hits(
+    retrieved: Sequence[Sequence[tuple[str, str]]], positive_ids: Sequence[Collection[str]]
+) -> list[list[bool]]:
+    """Mark the retrieved passages that are gold, or pieces of a gold document.
+
+    Args:
+        retrieved: for each question pairs (id, document_id), best first; lengths may differ.
+        positive_ids: for each question the ids of its gold passages or documents. A question
+            without any gets no hit: leave such questions out before figures are taken.
+
+    Returns:
+        For each question one flag a passage, in the same order.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    _check_lengths("retrieved", retrieved, "positive_ids", positive_ids)
+    return [
+        [not gold.isdisjoint(names) for names in passages]
+        for passages, gold in zip(retrieved, map(frozenset, positive_ids), strict=True)
+    ]
+
+
+def recall_at_k(hits: Sequence[Sequence[bool]], k: int) -> float:
+    """Share of questions with a hit among their first `k` passages.
+
+    Args:
+        hits: for each question one flag a passage, best first; may be shorter than `k`.
+        k: how many passages count, at least 1.
+
+    Returns:
+        A fraction.
+
+    Raises:
+        ValueError: there is no question, or `k` is below 1.
+    """
+    _check_hits(hits, k)
+    return sum(any(flags[:k]) for flags in hits) / len(hits)
+
+
+def mean_reciprocal_rank(hits: Sequence[Sequence[bool]], k: int = 10) -> float:
+    """Mean over questions of 1 / rank of the first hit, 0 where the first `k` hold none.
+
+    Args:
+        hits: for each question one flag a passage, best first; may be shorter than `k`.
+        k: how many passages count, at least 1.
+
+    Returns:
+        A fraction.
+
+    Raises:
+        ValueError: there is no question, or `k` is below 1.
+    """
+    _check_hits(hits, k)
+    first_ranks = (next((i for i, hit in enumerate(flags[:k], 1) if hit), None) for flags in hits)
+    return sum(1 / rank for rank in first_ranks if rank) / len(hits)
+
+
+def retrieval_metrics(hits: Sequence[Sequence[bool]], ks: Sequence[int] = KS) -> dict[str, float]:
+    """Take recall at several depths and the mean reciprocal rank at 10.
+
+    Args:
+        hits: for each question one flag a passage, best first.
+        ks: the depths of recall.
+
+    Returns:
+        `recall@k` for each k, and `mrr@10`, as fractions.
+
+    Raises:
+        ValueError: there is no question, or a depth is below 1.
+    """
+    recalls = {f"recall@{k}": recall_at_k(hits, k) for k in ks}
+    return recalls | {"mrr@10": mean_reciprocal_rank(hits, k=10)}
+
+
+def has_answer(text: str, answers: Iterable[str]) -> bool:
+    """Tell whether a text holds an answer, token by token.
+
+    Both are NFD-normalised and cut into runs of letters, numbers and marks and single other visible
+    characters, whose case is lowered; the answer's tokens must follow one another in the text.
+
+    Args:
+        text: a passage.
+        answers: the gold answers; one without any token never matches.
+
+    Returns:
+        Whether any of the answers occurs.
+
+    Source:
+        Karpukhin et al. 2020, arXiv:2004.04906; `SimpleTokenizer` and `has_answer` of DPR's code.
+    """
+    tokens = _cached_token_string(text)
+    return any(_occurs(_cached_token_string(answer), tokens) for answer in answers)
+
+
+def answer_ranks(
+    texts_per_question: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
+) -> list[list[bool]]:
+    """Mark the retrieved passages that hold an answer.
+
+    Args:
+        texts_per_question: for each question the texts of its passages, best first.
+        answers: for each question its gold answers.
+
+    Returns:
+        For each question one flag a passage, as `recall_at_k` takes them.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    _check_lengths("texts_per_question", texts_per_question, "answers", answers)
+    return [
+        [has_answer(text, golds) for text in texts]
+        for texts, golds in zip(texts_per_question, answers, strict=True)
+    ]
+
+
+def answer_recall(
+    texts_per_question: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[str]],
+    ks: Sequence[int] = KS,
+) -> dict[str, float]:
+    """Share of questions with an answer in their first k passages, at several depths.
+
+    Args:
+        texts_per_question: for each question the texts of its passages, best first.
+        answers: for each question its gold answers.
+        ks: the depths.
+
+    Returns:
+        `answer_recall@k` for each k, as fractions.
+
+    Raises:
+        ValueError: the two differ in length, there is no question, or a depth is below 1.
+    """
+    hits = answer_ranks(texts_per_question, answers)
+    return {f"answer_recall@{k}": recall_at_k(hits, k) for k in ks}
+
+
+def answers_in_corpus(texts: Iterable[str], answers: Sequence[Sequence[str]]) -> list[bool]:
+    """Tell for each question whether the corpus holds any of its answers at all.
+
+    The match is that of `has_answer`. The texts are gone through once; what was found is not looked
+    for again, and the search ends when nothing is left.
+
+    Args:
+        texts: all passages, also as a stream.
+        answers: for each question its gold answers.
+
+    Returns:
+        One flag a question: the ceiling of what retrieval can reach.
+
+    Raises:
+        ValueError: there is no question.
+    """
+    if not len(answers):
+        raise ValueError("answers must hold at least one question, found none.")
+    sought: dict[str, dict[str, set[int]]] = {}  # first token → answer → its questions
+    for question, golds in enumerate(answers):
+        for tokens in filter(str.strip, map(_token_string, golds)):
+            first = tokens.split(maxsplit=1)[0]
+            sought.setdefault(first, {}).setdefault(tokens, set()).add(question)
+    found: set[int] = set()
+    for text in texts:
+        found |= _take_found(_token_string(text), sought)
+        if not sought:
+            break
+    return [question in found for question in range(len(answers))]
+
+
+def _take_found(text: str, sought: dict[str, dict[str, set[int]]]) -> set[int]:
+    """Remove the answers that occur in a text, given as a token string; return their questions."""
+    found: set[int] = set()
+    for first in sought.keys() & set(text.split()):
+        group = sought[first]
+        for answer in [answer for answer in group if answer in text]:
+            found |= group.pop(answer)
+        if not group:
+            del sought[first]
+    return found
+
+
+def _occurs(answer: str, text: str) -> bool:
+    return bool(answer.strip()) and answer in text
+
+
+def _token_string(text: str) -> str:
+    """Join the lowered tokens with spaces, one at each end too: "in" finds whole tokens only."""
+    tokens = _token_pattern().findall(unicodedata.normalize("NFD", text))
+    return f" {' '.join(tokens).lower()} "
+
+
+_cached_token_string = lru_cache(maxsize=4096)(_token_string)
+
+
+@lru_cache(maxsize=1)
+def _token_pattern() -> re.Pattern[str]:
+    r"""Compile `[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]`, which Python's `re` cannot say by itself."""
+    words = _character_class(lambda category: category[0] in "LNM")
+    visible = _character_class(lambda category: category[0] not in "ZC")
+    return re.compile(f"[{words}]+|[{visible}]")
+
+
+def _character_class(is_member: Callable[[str], bool]) -> str:
+    codes = range(sys.maxunicode + 1)
+    runs = []
+    for member, group in groupby(
+        codes, key=lambda code: is_member(unicodedata.category(chr(code)))
+    ):
+        if member:
+            run = list(group)
+            runs.append(f"\\U{run[0]:08x}-\\U{run[-1]:08x}")
+    return "".join(runs)
+
+
+def _check_lengths(name: str, values: Sequence, other_name: str, others: Sequence) -> None:
+    if len(values) != len(others):
+        raise ValueError(
+            f"{name} and {other_name} must have one entry a question, found {len(values)} and "
+            f"{len(others)}. Take both from the same questions."
+        )
+
+
+def _check_hits(hits: Sequence[Sequence[bool]], k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, found {k}. Write 1 for the best passage alone.")
+    if not len(hits):
+        raise ValueError("hits must hold at least one question, found none.")

@@ -1,0 +1,1 @@
+"""The RAG model: assembling, saving, loading, and generating answers."""

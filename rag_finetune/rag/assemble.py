@@ -1,0 +1,147 @@
+"""Join a question encoder and a generator into a RAG checkpoint."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RagConfig,
+    RagTokenizer,
+)
+
+from rag_finetune.encoders.encode import TextEncoder, load_question_encoder
+from rag_finetune.files import staged_folder
+from rag_finetune.index.store import PassageIndex, require_vacant
+from rag_finetune.rag.checkpoint import (
+    MODEL_TYPES,
+    require_model_type,
+    require_weights,
+    save_rag,
+    set_generation_config,
+    write_index_reference,
+)
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+
+
+def assemble_rag(
+    question_encoder: str,
+    generator: str,
+    output_dir: str | Path,
+    *,
+    model_type: str = "rag_sequence",
+    index: PassageIndex | None = None,
+    n_docs: int = 5,
+    max_combined_length: int = 300,
+    generation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Join a question encoder and a generator into a RAG checkpoint.
+
+    Args:
+        question_encoder: folder or Hub name of a DPR question encoder.
+        generator: folder or Hub name of a sequence-to-sequence model (BART, T5 and their kin).
+        output_dir: the folder to make; must not exist or be empty.
+        model_type: "rag_sequence" or "rag_token".
+        index: where it will retrieve; written down as a relative path, not copied. None: later.
+        n_docs: passages a question.
+        max_combined_length: tokens of passage and question together that the generator reads.
+        generation: generation settings that replace the generator's own, such as num_beams.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder exists and holds something.
+        ValueError: the parts do not fit together; the message says which.
+    """
+    output_dir = Path(output_dir)
+    require_vacant(output_dir)
+    require_model_type(model_type)
+    encoder = load_question_encoder(question_encoder)
+    network = _load_generator(generator)
+    generator_tokenizer = AutoTokenizer.from_pretrained(generator)
+    _require_generator(generator, network, generator_tokenizer, max_combined_length)
+    config = _rag_config(encoder, network, n_docs, max_combined_length)
+    model = MODEL_TYPES[model_type](
+        config=config, question_encoder=encoder.model, generator=network
+    )
+    settings = GenerationConfig(**{**network.generation_config.to_dict(), **(generation or {})})
+    set_generation_config(model, settings)
+    tokenizer = RagTokenizer(encoder.tokenizer, generator_tokenizer)
+    if index is not None:
+        RagIndexRetriever(config, encoder.tokenizer, generator_tokenizer, index)  # checks the fit
+    with staged_folder(output_dir) as folder:
+        save_rag(model, tokenizer, folder)
+        if index is not None:
+            write_index_reference(folder, index, os.path.relpath(index.folder, output_dir))
+    return output_dir
+
+
+def _rag_config(
+    encoder: TextEncoder, generator: PreTrainedModel, n_docs: int, max_combined_length: int
+) -> Any:
+    """The configuration of a RAG model; ids of special tokens are the generator's."""
+    ids = {
+        name: getattr(generator.config, name, None)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    }
+    config: Any = RagConfig.from_question_encoder_generator_configs(
+        encoder.model.config,
+        generator.config,
+        n_docs=n_docs,
+        max_combined_length=max_combined_length,
+        retrieval_vector_size=encoder.dimension,
+        index_name="custom",
+        vocab_size=generator.config.vocab_size,
+        **ids,
+    )
+    # RagSequence reads it and T5 has none (AttributeError, transformers 5.23).
+    config.generator.bos_token_id = ids["bos_token_id"]
+    return config
+
+
+def _load_generator(name_or_path: str) -> Any:
+    """Load a sequence-to-sequence model in float32, refusing weights that do not fit."""
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(
+        name_or_path, output_loading_info=True, dtype=torch.float32
+    )
+    require_weights(name_or_path, info, "a generator")
+    return model
+
+
+def _require_generator(
+    name: str,
+    generator: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_combined_length: int,
+) -> None:
+    """Raise where a generator cannot be trained with RAG labels."""
+    config = generator.config
+    if config.decoder_start_token_id is None or config.pad_token_id is None:
+        raise ValueError(
+            f"{name}: config.json must set decoder_start_token_id and pad_token_id, found "
+            f"{config.decoder_start_token_id} and {config.pad_token_id}."
+        )
+    if config.pad_token_id == config.eos_token_id:
+        raise ValueError(
+            f"{name}: pad_token_id and eos_token_id are both {config.pad_token_id}: the end of an "
+            "answer would be masked as padding and never learnt. Give padding an id of its own."
+        )
+    if tokenizer.pad_token_id != config.pad_token_id or len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{name}: the tokenizer does not belong to the model: padding id "
+            f"{tokenizer.pad_token_id} against {config.pad_token_id}, {len(tokenizer)} tokens "
+            f"against {config.vocab_size}."
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_combined_length > positions:
+        raise ValueError(
+            f"{name}: max_combined_length {max_combined_length} is more than the {positions} "
+            "positions of the generator. Lower --max_combined_length."
+        )

@@ -1,0 +1,274 @@
+"""Save and load a RAG model: one folder that can be moved."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    GenerationConfig,
+    RagConfig,
+    RagSequenceForGeneration,
+    RagTokenForGeneration,
+    RagTokenizer,
+)
+
+from rag_finetune.files import read_text, staged_folder, write_json
+from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
+
+INDEX = "index"
+INDEX_REFERENCE = "rag_index.json"
+COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
+MODEL_TYPES: dict[str, Any] = {
+    "rag_sequence": RagSequenceForGeneration,
+    "rag_token": RagTokenForGeneration,
+}
+
+
+class Rag(NamedTuple):
+    """A RAG model ready for use.
+
+    Attributes:
+        model: a RagSequenceForGeneration or RagTokenForGeneration that holds the retriever.
+        tokenizer: the question encoder's and the generator's tokenizer.
+        retriever: searches the index; None when the model was loaded without one.
+    """
+
+    model: Any
+    tokenizer: RagTokenizer
+    retriever: RagIndexRetriever | None
+
+
+def save_rag(model: Any, tokenizer: RagTokenizer, folder: Path) -> None:
+    """Write model, generation settings and both tokenizers; the index is not part of this.
+
+    Args:
+        model: a RAG model; its nested configurations lose their `_name_or_path`.
+        tokenizer: its tokenizers.
+        folder: made when it does not exist. Each file is whole or absent: it is written under
+            another name first.
+    """
+    for nested in (model.config.question_encoder, model.config.generator):
+        nested._name_or_path = ""
+    staged = folder / f".partial-{os.getpid()}"
+    try:
+        model.save_pretrained(staged)
+        model.rag.generator.generation_config.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        for entry in staged.iterdir():
+            if (folder / entry.name).is_dir():
+                shutil.rmtree(folder / entry.name)
+            os.replace(entry, folder / entry.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def load_rag(
+    folder: str | Path,
+    *,
+    index: PassageIndex | str | Path | None = None,
+    model_type: str | None = None,
+    with_index: bool = True,
+) -> Rag:
+    """Load a checkpoint, wherever it was moved to, with its retriever and generation settings.
+
+    Args:
+        folder: what `assemble`, `train` or the Trainer midway left, or a Hub name.
+        index: another index than the one that the checkpoint names.
+        model_type: "rag_sequence" or "rag_token" to change heads; None for the saved one.
+        with_index: False leaves the retriever out, whatever `index` says.
+
+    Returns:
+        Model in evaluation mode and float32, tokenizers, retriever. n_docs is lowered, with a
+        warning, when the index holds fewer passages.
+
+    Raises:
+        FileNotFoundError: folder or index is missing; the message says which and what to do.
+        ValueError: the index does not belong to the model, or weights are missing.
+    """
+    config = _load_config(folder)
+    model_class = _model_class(folder, config, model_type)
+    # 5.x loads in the checkpoint's dtype; training needs float32.
+    model, info = model_class.from_pretrained(
+        folder, config=config, output_loading_info=True, dtype=torch.float32
+    )
+    require_weights(str(folder), info, "a RAG model")
+    if (Path(folder) / "generation_config.json").is_file():
+        # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's
+        # configuration instead: num_beams and others are lost. Delete when it reads the file.
+        set_generation_config(model, GenerationConfig.from_pretrained(folder))
+    tokenizer = RagTokenizer.from_pretrained(folder, config=config)
+    retriever = None
+    if with_index:
+        opened = _open_for(Path(folder), index)
+        retriever = RagIndexRetriever(
+            model.config, tokenizer.question_encoder, tokenizer.generator, opened
+        )
+        model.config.n_docs = retriever.n_docs = clamp_n_docs(model.config.n_docs, len(opened))
+        model.set_retriever(retriever)
+    return Rag(model.eval(), tokenizer, retriever)
+
+
+def set_generation_config(model: Any, settings: GenerationConfig) -> None:
+    """Give both the RAG model and the generator within it the same generation settings."""
+    model.generation_config = settings
+    model.rag.generator.generation_config = settings
+
+
+def load_index_reference(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about its index: `index`, a relative path or None, `fingerprint`.
+
+    An empty dict when the folder holds no such file, as one from the Hub does not.
+    """
+    path = folder / INDEX_REFERENCE
+    if not path.is_file():
+        return {}
+    try:
+        reference: dict[str, Any] = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+    return reference
+
+
+def write_index_reference(folder: Path, index: PassageIndex, path: str | None) -> None:
+    """Write down in a checkpoint where its index is and which encoder's vectors it must hold.
+
+    Args:
+        folder: the checkpoint.
+        index: the opened index.
+        path: its folder relative to the checkpoint; None when it is to be named on loading.
+    """
+    encoder = index.manifest.encoder
+    reference = {
+        "format_version": 1,
+        "index": path,
+        "fingerprint": index.manifest.fingerprint,
+        "context_encoder": {"name": encoder["name"], "revision": encoder["revision"]},
+    }
+    write_json(folder / INDEX_REFERENCE, reference)
+
+
+def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bool) -> None:
+    """Put the index where a checkpoint finds it after a move, and write that down.
+
+    Args:
+        index: the opened index.
+        folder: the checkpoint.
+        mode: "copy" puts it inside the checkpoint, "link" writes down a relative path, "none"
+            only the fingerprint; None copies up to 1 GB and links above.
+        ours: the index is one that this package copied and never changes: a copy may then share
+            its bytes on disk (hard links).
+    """
+    mode = index_mode(index, mode)
+    target = folder / INDEX
+    if mode == "copy":
+        if not _same_files(index.folder, target):
+            with staged_folder(target) as staged:
+                copy = _link_or_copy if ours else shutil.copy2
+                shutil.copytree(index.folder, staged, copy_function=copy, dirs_exist_ok=True)
+        write_index_reference(folder, index, INDEX)
+    elif mode == "link":
+        write_index_reference(folder, index, os.path.relpath(index.folder, folder))
+    else:
+        write_index_reference(folder, index, None)
+
+
+def index_mode(index: PassageIndex, mode: str | None) -> str:
+    """How an index goes with a checkpoint: the mode given, or by its size on disk."""
+    if mode is not None:
+        return mode
+    size = sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file())
+    return "copy" if size <= COPY_LIMIT else "link"
+
+
+def _same_files(source: Path, target: Path) -> bool:
+    """True when a folder holds the files of another, by name, size and time of change."""
+
+    def contents(folder: Path) -> dict[str, tuple[int, int]]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {
+            str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+            for path in files
+        }
+
+    return target.is_dir() and contents(source) == contents(target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Hard-link a file, or copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _open_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:
+    """Open the index of a checkpoint, or the one given, and hold it to the fingerprint."""
+    reference = load_index_reference(folder)
+    fingerprint = reference.get("fingerprint")
+    if isinstance(index, PassageIndex):
+        index = index.folder
+    if index is not None:
+        return open_index(index, fingerprint)
+    if not reference.get("index"):
+        raise ValueError(f"{folder}: the checkpoint has no index of its own. Name one: --index D.")
+    path = folder / reference["index"]
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: its index was at {reference['index']}, relative to the checkpoint, and is "
+            "no longer there. Name it: --index D."
+        )
+    return open_index(path, fingerprint)
+
+
+def _load_config(folder: str | Path) -> RagConfig:
+    """The configuration of a checkpoint; says what to do when it is that of another model."""
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: not a checkpoint, config.json is missing. Make one with "
+            "`rag-finetune assemble` or `rag-finetune train`."
+        )
+    if not Path(folder).is_dir() and str(folder).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{folder}: no such folder.")
+    config, _ = RagConfig.get_config_dict(folder)
+    if config.get("model_type") != "rag":
+        raise ValueError(
+            f'{folder}: expected a RAG checkpoint, found model type "{config.get("model_type")}". '
+            "Join question encoder and generator first: `rag-finetune assemble`."
+        )
+    return RagConfig.from_pretrained(folder)
+
+
+def _model_class(folder: str | Path, config: RagConfig, model_type: str | None) -> Any:
+    """The head to load a checkpoint with."""
+    if model_type is not None:
+        require_model_type(model_type)
+        return MODEL_TYPES[model_type]
+    classes = {cls.__name__: cls for cls in MODEL_TYPES.values()}
+    names = [name for name in config.architectures or () if name in classes]
+    if not names:
+        raise ValueError(
+            f"{folder}: config.json names no RAG head in architectures, found "
+            f"{config.architectures}. Say which: --model_type {' or '.join(MODEL_TYPES)}."
+        )
+    return classes[names[0]]
+
+
+def require_model_type(model_type: str) -> None:
+    """Raise for an unknown head."""
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f'model_type must be {" or ".join(MODEL_TYPES)}, found "{model_type}".')
+
+
+def require_weights(name: str, info: Mapping[str, Any], what: str) -> None:
+    """Raise where Transformers drew random weights for those it did not find."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name}: not the weights of {what}: {len(missing)} tensors are missing, the first is "
+            f'"{missing[0]}".'
+        )

@@ -1,0 +1,254 @@
+"""Decoding with both RAG heads, a batch of questions at a time, from retrieved contexts.
+
+Source:
+    Lewis et al. 2020, arXiv:2005.11401, section 2.5.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import RagTokenForGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from rag_finetune.losses.likelihood import doc_log_probs
+from rag_finetune.rag.scoring import Contexts, encode_contexts, token_log_probs
+
+
+@dataclass
+class Decoded:
+    """A answers to B questions, best first within a question.
+
+    Attributes:
+        sequences: token ids, shape (A, length), padded with the generator's pad id.
+        scores: log p(y|x) in nats, shape (A,). For RAG-Sequence without the score of a generated
+            BOS token, as Transformers scores candidates.
+        question_rows: which question each answers, shape (A,), ascending.
+        posteriors: p(z|x,y) over the K passages, shape (A, K); for RAG-Token the mean over the
+            answer's tokens of p(z|x,y_t,y_<t).
+    """
+
+    sequences: Tensor
+    scores: Tensor
+    question_rows: Tensor
+    posteriors: Tensor
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    contexts: Contexts,
+    *,
+    thorough: bool = True,
+    num_return_sequences: int = 1,
+    **generation: Any,
+) -> Decoded:
+    """Answer a batch of questions.
+
+    Args:
+        model: a RagSequenceForGeneration or RagTokenForGeneration.
+        contexts: of B questions.
+        thorough: RAG-Sequence only: score each candidate under every passage; False ("fast")
+            counts only the passages whose search found it.
+        num_return_sequences: answers a question. RAG-Sequence gives fewer where the passages'
+            searches found fewer different ones.
+        **generation: anything `generate` takes: max_new_tokens, num_beams, do_sample, …
+
+    Returns:
+        The answers with their scores and evidence.
+
+    Raises:
+        ValueError: num_return_sequences is more than the search can give.
+    """
+    settings = _settings(model, generation)
+    per_search = settings["num_beams"] if not settings["do_sample"] else num_return_sequences
+    if isinstance(model, RagTokenForGeneration):
+        _require_enough(num_return_sequences, per_search, "num_beams", settings)
+        return _decode_rag_token(model, contexts, num_return_sequences, settings, generation)
+    n_docs = contexts.doc_scores.shape[1]
+    _require_enough(num_return_sequences, per_search * n_docs, "num_beams × n_docs", settings)
+    candidates = max(settings["num_beams"], per_search)
+    return _decode_rag_sequence(
+        model, contexts, thorough, num_return_sequences, candidates, generation
+    )
+
+
+def _settings(model: Any, generation: dict[str, Any]) -> dict[str, Any]:
+    """num_beams and do_sample that are in force."""
+    config = model.rag.generator.generation_config
+    return {
+        "num_beams": generation.get("num_beams") or config.num_beams or 1,
+        "do_sample": bool(generation.get("do_sample", config.do_sample)),
+    }
+
+
+def _require_enough(wanted: int, found: int, what: str, settings: dict[str, Any]) -> None:
+    """Raise where more answers are asked for than a search can give."""
+    if not 1 <= wanted <= found and not (settings["do_sample"] and wanted >= 1):
+        raise ValueError(
+            f"num_return_sequences must be from 1 to {found} ({what}), found {wanted}. "
+            "Raise num_beams, or sample with do_sample."
+        )
+
+
+def _decode_rag_sequence(
+    model: Any,
+    contexts: Contexts,
+    thorough: bool,
+    num_return_sequences: int,
+    per_passage: int,
+    generation: dict[str, Any],
+) -> Decoded:
+    """Candidates from every passage, scored under every passage, the best kept."""
+    generator = model.rag.generator
+    batch_size, n_docs = contexts.doc_scores.shape
+    states = encode_contexts(generator, contexts)
+    found = generator.generate(
+        contexts.input_ids,
+        attention_mask=contexts.attention_mask,
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        **{**generation, "num_return_sequences": per_passage},
+    ).view(batch_size, n_docs, per_passage, -1)
+    rows, sequences, found_by = _distinct(found, torch.isfinite(contexts.doc_scores))
+    if thorough:
+        found_by = torch.isfinite(contexts.doc_scores)[rows]
+    log_probs = _sequence_log_probs(model, contexts, states, rows, sequences, found_by)
+    joint = doc_log_probs(contexts.doc_scores)[rows] + log_probs  # (candidates, K)
+    scores = joint.logsumexp(-1)
+    best = [
+        index
+        for row in range(batch_size)
+        for index in _best(scores, rows == row, num_return_sequences)
+    ]
+    keep = torch.tensor(best, device=rows.device)
+    return Decoded(sequences[keep], scores[keep], rows[keep], joint[keep].softmax(-1))
+
+
+def _best(scores: Tensor, of_question: Tensor, count: int) -> list[int]:
+    """Indices of the best candidates of one question."""
+    indices = of_question.nonzero().squeeze(-1)
+    order = scores[indices].argsort(descending=True, stable=True)
+    chosen: list[int] = indices[order[:count]].tolist()
+    return chosen
+
+
+def _distinct(found: Tensor, is_passage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Different candidates of each question.
+
+    Args:
+        found: token ids, shape (B, K, candidates of a passage, T).
+        is_passage: False where nothing was retrieved, shape (B, K).
+
+    Returns:
+        The question of each candidate (C,), its token ids (C, T), and which passages' searches
+        found it (C, K).
+    """
+    batch_size, n_docs = is_passage.shape
+    table: dict[tuple[int, tuple[int, ...]], set[int]] = {}
+    for row in range(batch_size):
+        for passage in range(n_docs):
+            if is_passage[row, passage]:
+                for ids in found[row, passage].tolist():
+                    table.setdefault((row, tuple(ids)), set()).add(passage)
+    found_by = torch.zeros(len(table), n_docs, dtype=torch.bool, device=found.device)
+    for index, passages in enumerate(table.values()):
+        found_by[index, list(passages)] = True
+    rows = torch.tensor([row for row, _ in table], device=found.device)
+    return rows, torch.tensor([ids for _, ids in table], device=found.device), found_by
+
+
+def _sequence_log_probs(
+    model: Any, contexts: Contexts, states: Tensor, rows: Tensor, sequences: Tensor, pairs: Tensor
+) -> Tensor:
+    """Log p(y|x,z) of candidates under the passages that `pairs` marks, shape (C, K); else −inf.
+
+    A BOS token that every candidate of a question starts with does not count.
+    """
+    generator_config = model.config.generator
+    n_docs = pairs.shape[1]
+    candidates, passages = pairs.nonzero(as_tuple=True)  # (P,) each
+    per_token, mask = token_log_probs(
+        model, contexts, states, rows[candidates] * n_docs + passages, sequences[candidates]
+    )
+    bos_token_id = model.config.bos_token_id or generator_config.bos_token_id
+    if bos_token_id is not None:
+        starts = sequences[:, 1] == bos_token_id
+        common = torch.stack([starts[rows == row].all() for row in rows])
+        mask[:, 0] &= ~common[candidates]
+    log_probs = per_token.new_full(pairs.shape, -torch.inf)
+    log_probs[candidates, passages] = per_token.masked_fill(~mask, 0.0).sum(-1)
+    return log_probs
+
+
+def _decode_rag_token(
+    model: Any,
+    contexts: Contexts,
+    num_return_sequences: int,
+    settings: dict[str, Any],
+    generation: dict[str, Any],
+) -> Decoded:
+    """Decode by the next-token distribution marginalised over passages."""
+    batch_size, n_docs = contexts.doc_scores.shape
+    searched = contexts
+    if settings["do_sample"] and settings["num_beams"] == 1:
+        # Transformers 5.23 draws one sample a question, whatever num_return_sequences says.
+        searched = _repeat(contexts, num_return_sequences)
+    options = {**generation, **_lengths(model, generation)}
+    if searched is contexts:
+        options["num_return_sequences"] = num_return_sequences
+    sequences = model.generate(
+        context_input_ids=searched.input_ids,
+        context_attention_mask=searched.attention_mask,
+        doc_scores=searched.doc_scores,
+        n_docs=n_docs,
+        **options,
+    )
+    rows = torch.arange(batch_size, device=sequences.device)
+    rows = rows.repeat_interleave(num_return_sequences)
+    passages = torch.arange(n_docs, device=sequences.device)
+    context_rows = (rows.unsqueeze(1) * n_docs + passages).view(-1)  # (A·K,)
+    per_token, mask = token_log_probs(
+        model,
+        contexts,
+        encode_contexts(model.rag.generator, contexts),
+        context_rows,
+        sequences.repeat_interleave(n_docs, 0),
+    )
+    prior = doc_log_probs(contexts.doc_scores)[rows].unsqueeze(-1)  # (A, K, 1)
+    joint = prior + per_token.view(len(rows), n_docs, -1)  # (A, K, T)
+    mask = mask.view(len(rows), n_docs, -1)[:, 0]  # (A, T)
+    scores = joint.logsumexp(1).masked_fill(~mask, 0.0).sum(-1)
+    posteriors = joint.softmax(1).masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (A, K)
+    return Decoded(sequences, scores, rows, posteriors / mask.sum(-1, keepdim=True).clamp(min=1))
+
+
+def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int]:
+    """Length limits that RagToken's generate reads.
+
+    Transformers 5.23 ignores max_new_tokens and min_new_tokens there. The decoder starts from one
+    token, so a limit on new tokens is one less than a limit on the length.
+    """
+    limits = {}
+    for new, total in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        value = generation.get(new)
+        if value is None and total not in generation:
+            value = getattr(model.generation_config, new)
+        if value is not None:
+            limits[total] = value + 1
+    return limits
+
+
+def _repeat(contexts: Contexts, count: int) -> Contexts:
+    """Every question count times, its passages kept together."""
+    n_docs = contexts.doc_scores.shape[1]
+
+    def repeat(tensor: Tensor) -> Tensor:
+        grouped = tensor.view(-1, n_docs, tensor.shape[-1])
+        return grouped.repeat_interleave(count, 0).flatten(0, 1)
+
+    return Contexts(
+        repeat(contexts.input_ids),
+        repeat(contexts.attention_mask),
+        contexts.doc_scores.repeat_interleave(count, 0),
+    )

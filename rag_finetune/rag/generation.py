@@ -1,0 +1,178 @@
+"""Questions in, answers with their evidence out: one search a question, then decoding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils.logging import tqdm
+
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.decoding import Decoded, decode
+from rag_finetune.rag.scoring import Contexts, score_passages
+from rag_finetune.retrieval.retriever import RagIndexRetriever, doc_lists
+
+
+@dataclass
+class Retrieved:
+    """What one search brought for B questions.
+
+    Attributes:
+        contexts: what the generator reads, of the first n_docs passages.
+        passages: id, document_id, title, text and score of every passage found, best first.
+    """
+
+    contexts: Contexts
+    passages: list[list[dict[str, Any]]]
+
+
+@dataclass
+class Answer:
+    """An answer and the passages it rests on.
+
+    Attributes:
+        text: the answer.
+        score: log p(answer|question) in nats.
+        passages: id, title, text, score (inner product) and posterior p(passage|question, answer)
+            of each passage that the generator read, best score first.
+    """
+
+    text: str
+    score: float
+    passages: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def retrieve(
+    model: Any,
+    retriever: RagIndexRetriever,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    n_docs: int,
+    depth: int | None = None,
+) -> Retrieved:
+    """Search once for every question, and write the generator's input.
+
+    Args:
+        model: a RAG model.
+        retriever: its retriever.
+        input_ids: token ids of the questions, shape (B, length).
+        attention_mask: their mask, shape (B, length).
+        n_docs: passages that the generator reads.
+        depth: passages to find, at least n_docs, at most all; None for n_docs.
+    """
+    hidden = model.question_encoder(input_ids, attention_mask=attention_mask, return_dict=True)[0]
+    depth = min(max(depth or n_docs, n_docs), len(retriever.index))
+    vectors, doc_ids, passages = retriever.retrieve_passages(hidden.float().cpu().numpy(), depth)
+    scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids))
+    for found, row in zip(passages, scores.tolist(), strict=True):
+        for passage, score in zip(found, row, strict=True):
+            passage["score"] = score
+    context_input_ids, context_attention_mask = retriever.postprocess_docs(
+        [doc_lists(found[:n_docs]) for found in passages],
+        retriever.question_texts(input_ids),
+        getattr(model.config.generator, "prefix", None),
+        n_docs,
+        return_tensors="pt",
+    )
+    device = input_ids.device
+    contexts = Contexts(
+        context_input_ids.to(device), context_attention_mask.to(device), scores[:, :n_docs]
+    )
+    return Retrieved(contexts, passages)
+
+
+def question_limit(rag: Rag, max_question_length: int) -> int:
+    """Tokens of a question: max_question_length, at most what the question encoder can take."""
+    positions: int = rag.model.config.question_encoder.max_position_embeddings
+    return min(max_question_length, positions)
+
+
+def tokenize_questions(rag: Rag, questions: list[str], max_question_length: int) -> Any:
+    """input_ids and attention_mask of questions, shape (B, length), on the model's device."""
+    return rag.tokenizer.question_encoder(
+        questions,
+        truncation=True,
+        max_length=question_limit(rag, max_question_length),
+        padding=True,
+        return_tensors="pt",
+    ).to(rag.model.device)
+
+
+def answers_with_evidence(rag: Rag, retrieved: Retrieved, decoded: Decoded) -> list[list[Answer]]:
+    """Join what was decoded with what was retrieved, one list of answers a question."""
+    texts = rag.tokenizer.generator.batch_decode(decoded.sequences, skip_special_tokens=True)
+    answers: list[list[Answer]] = [[] for _ in retrieved.passages]
+    for text, score, row, posterior in zip(
+        texts,
+        decoded.scores.tolist(),
+        decoded.question_rows.tolist(),
+        decoded.posteriors.tolist(),
+        strict=True,
+    ):
+        evidence = [
+            {**{key: passage[key] for key in ("id", "title", "text", "score")}, "posterior": share}
+            for passage, share in zip(retrieved.passages[row], posterior, strict=False)
+            if passage["id"]
+        ]
+        answers[row].append(Answer(text.strip(), score, evidence))
+    return answers
+
+
+def generate_answers(
+    rag: Rag,
+    questions: Sequence[str],
+    *,
+    n_docs: int | None = None,
+    batch_size: int = 8,
+    max_question_length: int = 128,
+    thorough: bool = True,
+    num_return_sequences: int = 1,
+    progress: bool = False,
+    **generation: Any,
+) -> list[list[Answer]]:
+    """Answer questions, with evidence.
+
+    Args:
+        rag: what `load_rag` gave.
+        questions: what to answer.
+        n_docs: passages a question; None for the model's own.
+        batch_size: questions at a time.
+        max_question_length: tokens of a question; the rest is cut.
+        thorough: RAG-Sequence only: score each candidate under every passage.
+        num_return_sequences: answers a question.
+        progress: show a bar.
+        **generation: anything `generate` takes: max_new_tokens, num_beams, do_sample, …
+
+    Returns:
+        The answers to each question, best first.
+
+    Raises:
+        ValueError: the model was loaded without a retriever, or an argument is out of range.
+    """
+    if rag.retriever is None:
+        raise ValueError("Answering needs passages: load the model with its index.")
+    answers = []
+    starts = range(0, len(questions), batch_size)
+    for start in tqdm(starts, desc="Answering", unit=" batches", disable=not progress):
+        batch = tokenize_questions(
+            rag, list(questions[start : start + batch_size]), max_question_length
+        )
+        retrieved = retrieve(
+            rag.model,
+            rag.retriever,
+            batch["input_ids"],
+            batch["attention_mask"],
+            n_docs=rag.retriever.clamp(n_docs),
+        )
+        decoded = decode(
+            rag.model,
+            retrieved.contexts,
+            thorough=thorough,
+            num_return_sequences=num_return_sequences,
+            **generation,
+        )
+        answers += answers_with_evidence(rag, retrieved, decoded)
+    return answers

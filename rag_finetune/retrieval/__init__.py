@@ -1,0 +1,1 @@
+"""From question vectors to the passages that a generator reads."""

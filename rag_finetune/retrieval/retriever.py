@@ -1,0 +1,233 @@
+"""A RagRetriever over an index folder, for Transformers' own RAG models."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagRetriever
+
+from rag_finetune.index.store import PassageIndex
+
+
+class RagIndexRetriever(RagRetriever):
+    """Retrieves from an index folder, and writes what the generator reads.
+
+    Same calls, keys and text format as `transformers.RagRetriever`, with four differences:
+    contexts are padded to the longest of the batch instead of `max_combined_length`; a context
+    that is too long loses the end of its passage, never of the question; asking for more
+    passages than there are gives all of them; and one read fetches the passages of a batch.
+
+    Attributes:
+        index: the opened index folder.
+    """
+
+    index: PassageIndex
+
+    def __init__(
+        self,
+        config: RagConfig,
+        question_encoder_tokenizer: PreTrainedTokenizerBase,
+        generator_tokenizer: PreTrainedTokenizerBase,
+        index: PassageIndex,
+    ) -> None:
+        """Join a model's configuration and tokenizers with an index.
+
+        Args:
+            config: gives n_docs, max_combined_length and the separators.
+            question_encoder_tokenizer: decodes the question.
+            generator_tokenizer: writes the contexts; must be a fast tokenizer.
+            index: the opened index folder.
+
+        Raises:
+            ValueError: the dimension differs from the question encoder's, or the generator's
+                tokenizer is not a fast one.
+        """
+        if config.retrieval_vector_size != index.manifest.dimension:
+            raise ValueError(
+                f"{index.folder}: expected vectors of dimension {config.retrieval_vector_size}, "
+                f"as the question encoder's are, found {index.manifest.dimension}. Build the "
+                "index with the context encoder that belongs to the question encoder."
+            )
+        if not generator_tokenizer.is_fast:
+            raise ValueError(
+                f"The generator's tokenizer is a {type(generator_tokenizer).__name__}, which has "
+                "no fast implementation. Save it with a tokenizer.json and load it again."
+            )
+        super().__init__(
+            config,
+            question_encoder_tokenizer,
+            generator_tokenizer,
+            index=index,
+            init_retrieval=False,
+        )
+
+    def clamp(self, n_docs: int | None) -> int:
+        """n_docs, or the configuration's for None, at most the number of passages."""
+        return clamp_n_docs(self.n_docs if n_docs is None else n_docs, len(self.index))
+
+    def retrieve_passages(
+        self, question_hidden_states: np.ndarray, n_docs: int
+    ) -> tuple[np.ndarray, np.ndarray, list[list[dict[str, str]]]]:
+        """Passages of each question, best first, with all their columns.
+
+        Args:
+            question_hidden_states: shape (batch, dim).
+            n_docs: passages a question; clamped to the number of passages.
+
+        Returns:
+            Their vectors, shape (batch, n_docs, dim) float32, their rows in the index, shape
+            (batch, n_docs) int64, and n_docs dicts of id, document_id, title and text for each
+            question. Row −1, a zero vector and empty texts stand where an approximate index
+            found too few.
+        """
+        n_docs = self.clamp(n_docs)
+        _, doc_ids = self.index.search(question_hidden_states, n_docs)
+        found, vectors = self.index.gather(doc_ids)
+        return vectors, doc_ids, [found[i : i + n_docs] for i in range(0, len(found), n_docs)]
+
+    def retrieve(
+        self, question_hidden_states: np.ndarray, n_docs: int
+    ) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+        """Like `retrieve_passages`, with a dict of title and text lists for each question."""
+        vectors, doc_ids, passages = self.retrieve_passages(question_hidden_states, n_docs)
+        return vectors, doc_ids, [doc_lists(group) for group in passages]
+
+    def postprocess_docs(
+        self,
+        docs: list[dict],
+        input_strings: list[str],
+        prefix: str | None,
+        n_docs: int,
+        return_tensors: str | None = None,
+    ) -> tuple[Any, Any]:
+        """What the generator reads: prefix, title, text and question of every passage.
+
+        Args:
+            docs: a dict of n_docs titles and texts for each question.
+            input_strings: the questions.
+            prefix: put in front of every context; None for nothing.
+            n_docs: passages a question.
+            return_tensors: "pt", "np" or None for lists.
+
+        Returns:
+            Token ids and attention mask, shape (batch · n_docs, length of the longest).
+
+        Raises:
+            ValueError: a question alone is longer than `config.max_combined_length`.
+        """
+        del n_docs  # as many as docs holds; the name is Transformers'
+        heads, tails = [], []
+        for passages, question in zip(docs, input_strings, strict=True):
+            tail = self.config.doc_sep + question
+            for title, text in zip(passages["title"], passages["text"], strict=True):
+                title = title.removeprefix('"').removesuffix('"')
+                heads.append((prefix or "") + title + self.config.title_sep + text)
+                tails.append(tail)
+        ids = self._tokenize_contexts(heads, tails)
+        padded = self.generator_tokenizer.pad({"input_ids": ids}, return_tensors=return_tensors)
+        return padded["input_ids"], padded["attention_mask"]
+
+    def __call__(
+        self,
+        question_input_ids: torch.Tensor | list[list[int]],
+        question_hidden_states: np.ndarray,
+        prefix: str | None = None,
+        n_docs: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Retrieve for a batch of questions and write the generator's input.
+
+        Args:
+            question_input_ids: token ids of the questions, shape (batch, length).
+            question_hidden_states: their vectors, shape (batch, dim).
+            prefix: put in front of every context; default the generator's own.
+            n_docs: passages a question; default the configuration's.
+            return_tensors: "pt", "np" or None for lists.
+
+        Returns:
+            context_input_ids, context_attention_mask (batch · n_docs, length),
+            retrieved_doc_embeds (batch, n_docs, dim) and doc_ids (batch, n_docs).
+        """
+        n_docs = n_docs if n_docs is not None else self.n_docs
+        if prefix is None:
+            prefix = getattr(self.config.generator, "prefix", None)
+        vectors, doc_ids, docs = self.retrieve(question_hidden_states, n_docs)
+        context_input_ids, context_attention_mask = self.postprocess_docs(
+            docs, self.question_texts(question_input_ids), prefix, n_docs, return_tensors
+        )
+        return BatchEncoding(
+            {
+                "context_input_ids": context_input_ids,
+                "context_attention_mask": context_attention_mask,
+                "retrieved_doc_embeds": vectors,
+                "doc_ids": doc_ids,
+            },
+            tensor_type=return_tensors,
+        )
+
+    def question_texts(self, question_input_ids: torch.Tensor | list[list[int]]) -> list[str]:
+        """Questions as the generator sees them: the question encoder's tokens, decoded."""
+        texts: list[str] = self.question_encoder_tokenizer.batch_decode(
+            question_input_ids, skip_special_tokens=True
+        )
+        return texts
+
+    def _tokenize_contexts(self, heads: list[str], tails: list[str]) -> list[list[int]]:
+        """Token ids of head + tail, at most max_combined_length; the head gives way."""
+        contexts = [
+            (head + tail).replace("  ", " ") for head, tail in zip(heads, tails, strict=True)
+        ]
+        ids: list[list[int]] = self.generator_tokenizer(
+            contexts, return_attention_mask=False, truncation=False, verbose=False
+        )["input_ids"]
+        for row, tokens in enumerate(ids):
+            if len(tokens) > self.config.max_combined_length:
+                tail_length = len(tails[row].replace("  ", " "))
+                ids[row] = self._cut_head(contexts[row], tail_length)
+        return ids
+
+    def _cut_head(self, context: str, tail_length: int) -> list[int]:
+        """Token ids of a context whose last tail_length characters must stay whole."""
+        encoding = self.generator_tokenizer(
+            context, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        )
+        ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
+        tail_start = len(context) - tail_length
+        lead = special.index(0)
+        in_tail = [
+            not is_special and end > tail_start
+            for is_special, (_, end) in zip(special, encoding["offset_mapping"], strict=True)
+        ]
+        first_of_tail = in_tail.index(True) if any(in_tail) else len(ids)
+        spare = self.config.max_combined_length - (len(ids) - first_of_tail) - lead
+        if spare < 0:
+            raise ValueError(
+                f"A question of {sum(in_tail)} of the generator's tokens does not fit into "
+                f"max_combined_length {self.config.max_combined_length}. Raise "
+                "max_combined_length or lower max_question_length. The question: "
+                f"{context[tail_start:][:80]!r}."
+            )
+        return ids[: lead + spare] + ids[first_of_tail:]
+
+
+def doc_lists(passages: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Passages of one question as Transformers hands them around: lists of title and text."""
+    return {key: [passage[key] for passage in passages] for key in ("title", "text")}
+
+
+def clamp_n_docs(n_docs: int, n_passages: int) -> int:
+    """The number of passages to retrieve: n_docs, or all passages where there are fewer.
+
+    Raises:
+        ValueError: n_docs is below 1.
+    """
+    if n_docs < 1:
+        raise ValueError(f"n_docs must be at least 1, found {n_docs}.")
+    if n_docs > n_passages:
+        warnings.warn(
+            f"n_docs {n_docs} is more than the {n_passages} passages of the index: "
+            f"using all {n_passages}.",
+            stacklevel=2,
+        )
+    return min(n_docs, n_passages)

@@ -1,0 +1,1 @@
+"""Training: arguments, callbacks and the trainers."""

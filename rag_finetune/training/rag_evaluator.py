@@ -1,0 +1,153 @@
+"""RagEvaluator: the evaluating half of the trainer, each question counted once."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import RagTokenForGeneration, Seq2SeqTrainer
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from rag_finetune.data.qa import TrainingQuestions
+from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, Evaluated, answer_batch, measure
+from rag_finetune.losses.likelihood import rag_negative_log_likelihood
+from rag_finetune.metrics.health import collapse_warnings
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.generation import retrieve
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.setup import gather_rows, padded_array
+
+
+class RagEvaluator(Seq2SeqTrainer):
+    """A Seq2SeqTrainer that evaluates RAG models.
+
+    Every question is searched for once; its loss and its answer are kept under its row number, so
+    that figures depend neither on the batch size nor on the number of processes.
+    """
+
+    args: RagTrainingArguments
+    rag: Rag
+    _evaluated: dict[int, Evaluated]
+    _questions: Dataset
+
+    @property
+    def retriever(self) -> RagIndexRetriever:
+        """The model's retriever."""
+        assert self.rag.retriever is not None  # checked on construction
+        return self.rag.retriever
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Questions to evaluate on, given or by name."""
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            name = eval_dataset
+            eval_dataset = self.eval_dataset if name is None else self.eval_dataset[name]  # type: ignore[index]
+        return super().get_eval_dataloader(as_items(eval_dataset, "first", self.args.seed))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Questions to predict."""
+        return super().get_test_dataloader(as_items(test_dataset, "first", self.args.seed))
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[None, None, None]:
+        """Retrieve once, take the loss and the answers, keep both under their row number."""
+        inputs = self._prepare_inputs(inputs)
+        rows = inputs["rows"].tolist()
+        examples = [self._questions[row] for row in rows]
+        labels = inputs["labels"].masked_fill(inputs["labels"] == -100, self._pad_token_id)
+        with torch.no_grad(), self.accelerator.autocast():
+            retrieved = retrieve(
+                self.rag.model,
+                self.retriever,
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                n_docs=self.retriever.n_docs,
+                depth=RETRIEVAL_DEPTH,
+            )
+            contexts = retrieved.contexts
+            outputs = self.rag.model(
+                context_input_ids=contexts.input_ids,
+                context_attention_mask=contexts.attention_mask,
+                doc_scores=contexts.doc_scores,
+                decoder_input_ids=labels,
+                use_cache=False,
+                n_docs=contexts.doc_scores.shape[1],
+            )
+            losses = self._example_losses(outputs.logits, labels, contexts.doc_scores)
+            if self.args.predict_with_generate:
+                thorough = self.args.decoding == "thorough"
+                gen_kwargs = gen_kwargs or {k: v for k, v in self._gen_kwargs.items() if v}
+                found = answer_batch(self.rag, examples, retrieved, thorough, gen_kwargs)
+            else:
+                scores = contexts.doc_scores.tolist()
+                found = list(map(Evaluated, examples, retrieved.passages, scores))
+        for row, entry, loss, ids in zip(
+            rows, found, losses.tolist(), labels.tolist(), strict=True
+        ):
+            entry.loss, entry.label_ids = loss, ids
+            self._evaluated[row] = entry
+        return None, None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Run the Trainer's loop, then take the figures over every row once, from all processes."""
+        self._evaluated, self._questions = {}, dataloader.dataset.questions  # type: ignore[attr-defined]
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        rows = gather_rows(self._evaluated, len(self._questions))
+        self._evaluated = {}
+        n_docs = self.retriever.n_docs
+        metrics = measure(rows, self.retriever.index, n_docs, ceiling=False)
+        for message in collapse_warnings(metrics, len(rows)):
+            warnings.warn(message, stacklevel=2)
+        predictions = padded_array([row.token_ids for row in rows])
+        labels = padded_array([row.label_ids for row in rows])
+        if self.compute_metrics is not None and self.args.predict_with_generate:
+            metrics |= self.compute_metrics(EvalPrediction(predictions, labels))
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions, labels, {**(output.metrics or {}), **named}, len(rows))
+
+    @property
+    def _pad_token_id(self) -> int:
+        """The generator's padding id."""
+        pad_token_id: int = self.rag.model.config.generator.pad_token_id
+        return pad_token_id
+
+    def _example_losses(self, logits: Tensor, labels: Tensor, doc_scores: Tensor) -> Tensor:
+        """The loss of each example in nats, shape (batch,)."""
+        return rag_negative_log_likelihood(
+            logits,
+            labels,
+            doc_scores,
+            pad_token_id=self._pad_token_id,
+            per_token=isinstance(self.rag.model, RagTokenForGeneration),
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+
+
+def as_items(dataset: Dataset | TrainingQuestions | None, target: str, seed: int) -> Any:
+    """Questions as items with one target each."""
+    if dataset is None or isinstance(dataset, TrainingQuestions):
+        return dataset
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"Expected one set of questions, found a dict with {', '.join(map(str, dataset))}. "
+            "Did you mean one of these?"
+        )
+    return TrainingQuestions(dataset, target, seed)

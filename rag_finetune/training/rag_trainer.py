@@ -1,0 +1,265 @@
+"""RagTrainer: a Seq2SeqTrainer that trains question encoder and generator end to end."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback
+
+from rag_finetune.data.qa import TrainingQuestions
+from rag_finetune.evaluation.evaluate import collator_for
+from rag_finetune.files import write_json
+from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.rag.checkpoint import (
+    INDEX,
+    Rag,
+    index_mode,
+    place_index,
+    save_rag,
+    set_generation_config,
+)
+from rag_finetune.rag.scoring import score_passages
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.callbacks import (
+    LearningCheck,
+    SaveOnSigterm,
+    grad_norm_of,
+    trainable_table,
+)
+from rag_finetune.training.options import PARTS
+from rag_finetune.training.rag_evaluator import RagEvaluator, as_items
+from rag_finetune.training.setup import (
+    checkpointable,
+    configure_model,
+    split_groups,
+)
+
+ARGUMENTS = "training_arguments.json"
+
+
+class RagTrainer(RagEvaluator):
+    """Trains a RAG model through its marginal likelihood.
+
+    The Transformers Trainer owns the loop. Overridden are the loss (the mean over the examples of
+    the global batch, whatever the layout), the counting of items (questions, not label tokens),
+    the optimiser's groups (one learning rate a part), evaluation (one search a question, answers
+    and losses keyed by row number), and saving (one movable folder).
+    """
+
+    args: RagTrainingArguments
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        rag: Rag,
+        args: RagTrainingArguments,
+        train_dataset: Dataset | TrainingQuestions | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Join a model with its data.
+
+        Args:
+            rag: what `load_rag` gave, with its retriever.
+            args: `RagTrainingArguments`.
+            train_dataset: columns id, question, answers, positive_ids, as from `load_questions`.
+            eval_dataset: the same, or a dict of several.
+            **kwargs: anything else that `Seq2SeqTrainer` takes: callbacks, optimizers, …
+
+        Raises:
+            ValueError: the model was loaded without a retriever, or a length is out of range.
+        """
+        if rag.retriever is None:
+            raise ValueError("Training needs passages: load the model with its index.")
+        self.rag = rag
+        configure_model(rag, args)
+        if eval_dataset is None and args.eval_strategy != "no":
+            warnings.warn(
+                "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
+            )
+            args.eval_strategy = "no"
+            args.load_best_model_at_end = False
+        self.sigterm = SaveOnSigterm()
+        self._grad_norms: dict[str, float] = {}
+        self._placed_index: PassageIndex | None = None
+        collator = collator_for(rag, args.max_question_length, args.max_target_length)
+        super().__init__(
+            model=rag.model,
+            args=args,
+            data_collator=kwargs.pop("data_collator", collator),
+            train_dataset=as_items(train_dataset, args.target, args.seed),
+            eval_dataset=eval_dataset,
+            processing_class=rag.tokenizer,  # type: ignore[arg-type]
+            **kwargs,
+        )
+        # RAG heads take **kwargs, which the Trainer reads as "normalises by num_items_in_batch".
+        self.model_accepts_loss_kwargs = False
+        rag.model.config.use_cache = True  # the Trainer switched it off, for saved models too
+        if args.generation_config is not None:
+            set_generation_config(rag.model, rag.model.generation_config)
+        self.add_callback(LearningCheck({name: self.parts[name] for name in args.trainable}))
+        self.add_callback(self.sigterm)
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        return {name: getattr(self.rag.model.rag, name) for name in PARTS}
+
+    def describe(self) -> str:
+        """A table of what trains, with parameter counts and learning rates."""
+        rates = dict.fromkeys(PARTS, self.args.learning_rate)
+        if self.args.learning_rate_question_encoder is not None:
+            rates["question_encoder"] = self.args.learning_rate_question_encoder
+        return trainable_table(self.parts, self.args.trainable, rates)
+
+    # ---- The loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Negative marginal log-likelihood of a batch, as its share of the global batch's mean.
+
+        Args:
+            model: the model, possibly wrapped for several processes.
+            inputs: what the collator gave.
+            return_outputs: also return the model's outputs.
+            num_items_in_batch: examples in the global batch; None for those in this batch.
+
+        Returns:
+            The loss, a scalar; summed over accumulation steps and averaged over processes it is
+            the mean (or, with loss_reduction "sum", the sum) over the global batch.
+        """
+        for name, module in self.parts.items():
+            if name not in self.args.trainable:
+                module.eval()  # no dropout in what does not learn
+        labels = inputs["labels"].masked_fill(inputs["labels"] == -100, self._pad_token_id)
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            decoder_input_ids=labels,
+            output_retrieved=True,
+            use_cache=False,
+            n_docs=self.retriever.n_docs,
+        )
+        doc_ids = outputs.retrieved_doc_ids
+        # The index's own vectors: under autocast the model's copy may be in bfloat16.
+        _, vectors = self.retriever.index.gather(doc_ids.cpu().numpy())
+        doc_scores = score_passages(
+            outputs.question_encoder_last_hidden_state, torch.from_numpy(vectors), doc_ids
+        )
+        loss = self._example_losses(outputs.logits, labels, doc_scores).sum()
+        if self.args.loss_reduction == "mean":
+            loss = loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if model.training:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """A training step that stops the run when the loss is not finite."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss.item()} at step {self.state.global_step + 1}. Lower "
+                "--learning_rate, or train in float32."
+            )
+        return loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """Batches of one optimiser step, and the examples they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(batch["rows"]) for batch in batches), device=device)
+        return batches, self.accelerator.gather(count.unsqueeze(0)).sum()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, its groups split by part, each with its learning rate."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        if self.args.learning_rate_question_encoder is not None:
+            ours = {id(p) for p in self.parts["question_encoder"].parameters()}
+            optimizer.param_groups[:] = split_groups(
+                optimizer.param_groups, ours, self.args.learning_rate_question_encoder
+            )
+        return optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; activation checkpointing is switched on for each sub-model that can."""
+        if not self.args.activation_checkpointing:
+            return super().train(*args, **kwargs)
+        options: dict[str, Any] = dict(self.args.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]
+        every, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
+        for module in checkpointable(self.parts, self.args.trainable):
+            module.activation_checkpointing_enable(
+                activation_checkpointing_kwargs=options or None,
+                every_n_layers=every,
+                offload=offload,
+            )
+        # Transformers 5.23 raises when it is switched on for the RAG model as a whole.
+        self.args.activation_checkpointing = False
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.args.activation_checkpointing = True
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the gradient norm of each part beside the whole."""
+        if "grad_norm" in logs:
+            logs |= {f"grad_norm_{name}": norm for name, norm in self._grad_norms.items()}
+        super().log(logs, start_time)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm before clipping; notes each part's, scaled back by what clipping took."""
+        total = super()._get_grad_norm(model, grad_norm)
+        norms = {name: grad_norm_of(self.parts[name]) for name in self.args.trainable}
+        clipped = sum(norm**2 for norm in norms.values()) ** 0.5
+        scale = float(total) / clipped if clipped > 0 else 1.0
+        self._grad_norms = {name: norm * scale for name, norm in norms.items()}
+        return total
+
+    # ---- Saving ----
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write the finished model, the run's history, and last train_results.json.
+
+        A folder that holds train_results.json is a finished one.
+        """
+        self.save_model()
+        self.save_state()
+        best = {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
+        known = {name: value for name, value in best.items() if value is not None}
+        self.save_metrics("train", {**metrics, **known}, combined=False)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write one movable folder: model, tokenizers, generation settings, index."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_rag(self.rag.model, self.rag.tokenizer, folder)
+        whole = Path(str(self.args.output_dir))
+        if index_mode(self.retriever.index, self.args.save_index) == "copy" and folder != whole:
+            # The run's folder holds the copy; checkpoints within it share its bytes on disk.
+            if self._placed_index is None:
+                place_index(self.retriever.index, whole, "copy", ours=False)
+                self._placed_index = open_index(whole / INDEX)
+            place_index(self._placed_index, folder, "copy", ours=True)
+        else:
+            place_index(self.retriever.index, folder, self.args.save_index, ours=False)
+        write_json(folder / ARGUMENTS, self.args.public_dict())

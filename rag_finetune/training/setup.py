@@ -1,0 +1,76 @@
+"""What a trainer does to a model before training, and to its rows after evaluating."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+
+from rag_finetune.evaluation.evaluate import Evaluated
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.options import PARTS
+
+
+def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
+    """Freeze what does not train, and set n_docs and lengths.
+
+    Raises:
+        ValueError: a length is more than the generator can take.
+    """
+    config = rag.model.config
+    if args.n_docs is not None and rag.retriever is not None:
+        config.n_docs = rag.retriever.n_docs = args.n_docs = rag.retriever.clamp(args.n_docs)
+    if args.max_combined_length is not None:
+        config.max_combined_length = args.max_combined_length
+    positions = getattr(config.generator, "max_position_embeddings", None)
+    longest = max(config.max_combined_length, args.max_target_length)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"max_combined_length {config.max_combined_length} and max_target_length "
+            f"{args.max_target_length} must be at most {positions}, the generator's positions."
+        )
+    config.do_marginalize = False  # the loss marginalises
+    settings = rag.model.rag.generator.generation_config
+    if settings.max_length is None and settings.max_new_tokens is None:
+        settings.max_length = args.max_target_length
+    for name in PARTS:
+        getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
+
+
+def checkpointable(parts: Mapping[str, Any], trainable: Sequence[str]) -> list[Any]:
+    """The trainable sub-models that can recompute activations.
+
+    Transformers 5.23 refuses it for the RAG wrapper and for DPR, not for the BERT within.
+    """
+    modules = {**parts, "question_encoder": parts["question_encoder"].question_encoder.bert_model}
+    return [modules[name] for name in trainable]
+
+
+def split_groups(
+    groups: Sequence[dict[str, Any]], ours: set[int], learning_rate: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups with the parameters whose id is in `ours` in groups of their own rate."""
+    split = []
+    for group in groups:
+        for inside in (True, False):
+            params = [p for p in group["params"] if (id(p) in ours) is inside]
+            rate = learning_rate if inside else group["lr"]
+            if params:
+                split.append({**group, "params": params, "lr": rate})
+    return split
+
+
+def gather_rows(evaluated: Mapping[int, Evaluated], count: int) -> list[Evaluated]:
+    """Rows 0 to count − 1 from all processes, each once, in order.
+
+    Processes of a distributed run repeat some rows to be even; the number of a row tells.
+    """
+    rows = dict(gather_object(list(evaluated.items())))
+    return [rows[row] for row in range(count)]
+
+
+def padded_array(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Token ids of all rows, shape (rows, longest), padded with −100."""
+    longest = max(map(len, rows), default=0)
+    return np.array([[*row, *[-100] * (longest - len(row))] for row in rows], dtype=np.int64)

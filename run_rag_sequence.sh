@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+#
+# From passages and questions to a fine-tuned RAG model and its table of metrics.
+#
+#   ./run_rag_sequence.sh                          a tiny model on data/tiny, to see the whole job run
+#   PASSAGES=my/passages.tsv TRAIN_FILE=my/train.json ./run_rag_sequence.sh
+#   ./run_rag_sequence.sh -- --num_train_epochs 3 --n_docs 5
+#
+# Whatever follows -- is handed to `rag-finetune train`. Steps already done in OUTPUT_DIR are skipped, an
+# interrupted training goes on from its last checkpoint; remove a folder there to do its step again.
+# run_rag_token.sh is the same with RAG-Token. Variables, each with its default:
+#
+#   PASSAGES          the knowledge base: .tsv, .csv or .jsonl        data/tiny/passages.tsv
+#   TRAIN_FILE        questions to train on: .json or .jsonl          data/tiny/train.json
+#   VALIDATION_FILE   questions that choose the best checkpoint       a part of TRAIN_FILE
+#   TEST_FILE         questions for the table of metrics              VALIDATION_FILE, else TRAIN_FILE
+#   QUESTION_ENCODER  folder or Hub name                              facebook/dpr-question_encoder-single-nq-base
+#   CONTEXT_ENCODER   folder or Hub name                              facebook/dpr-ctx_encoder-single-nq-base
+#   GENERATOR         folder or Hub name, BART or T5                  facebook/bart-base
+#   MODEL             a RAG checkpoint or its Hub name, used in place of QUESTION_ENCODER and GENERATOR
+#   OUTPUT_DIR        where everything goes                           runs/rag_sequence or runs/rag_token
+#   NUM_PROCESSES     processes to train on, one for each GPU         1
+#
+# With neither PASSAGES nor a network given, the networks are tiny ones that data/tiny/make_models.py makes from
+# configs. They know no language: they can only memorise, and show that everything works.
+
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
+    sed -n '3,/^$/ s/^# \{0,1\}//p' "$here/run_rag_sequence.sh"
+    exit 0
+fi
+if [ $# -gt 0 ] && [ "$1" != "--" ]; then
+    echo "error: unexpected argument '$1'. Flags of \`rag-finetune train\` follow --; --help explains the rest." >&2
+    exit 2
+fi
+[ $# -eq 0 ] || shift
+
+model_type=${MODEL_TYPE:-rag_sequence}
+output=${OUTPUT_DIR:-runs/$model_type}
+processes=${NUM_PROCESSES:-1}
+train_flags=(--model_type "$model_type")
+
+case $processes in
+'' | *[!0-9]* | 0)
+    echo "error: NUM_PROCESSES must be a number from 1 up, found '$processes'." >&2
+    exit 2
+    ;;
+esac
+if [ -n "${PASSAGES:-}" ] && [ -z "${TRAIN_FILE:-}" ]; then
+    echo "error: PASSAGES is set and TRAIN_FILE is not: which questions are to be trained on?" >&2
+    exit 2
+fi
+if [ -z "${PASSAGES:-}" ] && [ -n "${TRAIN_FILE:-}" ]; then
+    echo "error: TRAIN_FILE is set and PASSAGES is not: which passages hold the answers?" >&2
+    exit 2
+fi
+
+# shellcheck source=.ci/environment.sh
+source "$here/.ci/environment.sh" all
+
+if [ -z "${PASSAGES:-}" ]; then
+    echo "No PASSAGES given: data/tiny, a few invented facts, to see the whole job run."
+    PASSAGES=$here/data/tiny/passages.tsv
+    TRAIN_FILE=$here/data/tiny/train.json
+    VALIDATION_FILE=${VALIDATION_FILE:-$TRAIN_FILE}
+    if [ -z "${MODEL:-}${QUESTION_ENCODER:-}${CONTEXT_ENCODER:-}${GENERATOR:-}" ]; then
+        echo "No model given: tiny ones made from configs. They know no language and can only memorise."
+        tiny=$output/tiny_models
+        QUESTION_ENCODER=$tiny/question_encoder
+        CONTEXT_ENCODER=$tiny/context_encoder
+        GENERATOR=$tiny/generator
+        [ -e "$GENERATOR/config.json" ] || python "$here/data/tiny/make_models.py" "$tiny"
+        train_flags+=(--num_train_epochs 60 --per_device_train_batch_size 8 --learning_rate 3e-3)
+    fi
+fi
+question_encoder=${QUESTION_ENCODER:-facebook/dpr-question_encoder-single-nq-base}
+context_encoder=${CONTEXT_ENCODER:-facebook/dpr-ctx_encoder-single-nq-base}
+generator=${GENERATOR:-facebook/bart-base}
+if [ -n "${VALIDATION_FILE:-}" ]; then
+    train_flags+=(--validation_file "$VALIDATION_FILE")
+fi
+
+if [ -e "$output/index/manifest.json" ]; then
+    echo "1/4 index: $output/index is there, skipped."
+else
+    echo "1/4 index: $PASSAGES to $output/index, encoded by $context_encoder."
+    python -m rag_finetune index --passages "$PASSAGES" --context_encoder "$context_encoder" \
+        --output_dir "$output/index"
+fi
+
+start=${MODEL:-$output/assembled}
+if [ -n "${MODEL:-}" ]; then
+    echo "2/4 assemble: skipped, MODEL is $MODEL."
+elif [ -e "$output/assembled/config.json" ]; then
+    echo "2/4 assemble: $output/assembled is there, skipped."
+else
+    echo "2/4 assemble: $question_encoder and $generator as $model_type to $output/assembled."
+    python -m rag_finetune assemble --question_encoder "$question_encoder" --generator "$generator" \
+        --model_type "$model_type" --output_dir "$output/assembled"
+fi
+
+if [ -e "$output/model/train_results.json" ]; then
+    echo "3/4 train: $output/model is there, skipped."
+else
+    echo "3/4 train: on $TRAIN_FILE, $processes process(es), to $output/model."
+    if compgen -G "$output/model/checkpoint-*" >/dev/null; then
+        echo "    An earlier training was interrupted: going on from its last checkpoint."
+        train_flags+=(--resume_from_checkpoint latest)
+    fi
+    launch=(python)
+    if [ "$processes" -gt 1 ]; then
+        # --multi_gpu also without a GPU: `accelerate launch --cpu` silently starts one process only, and
+        # without --use_cpu each of several would train for itself. Port 0: any that is free.
+        launch=(accelerate launch --multi_gpu --num_machines 1 --num_processes "$processes"
+            --mixed_precision no --dynamo_backend no --main_process_port 0)
+        if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+            train_flags+=(--use_cpu)
+        fi
+    fi
+    "${launch[@]}" -m rag_finetune train --model_name_or_path "$start" \
+        --index "$output/index" --train_file "$TRAIN_FILE" --output_dir "$output/model" "${train_flags[@]}" "$@"
+fi
+
+test_file=${TEST_FILE:-${VALIDATION_FILE:-}}
+if [ -z "$test_file" ]; then
+    test_file=$TRAIN_FILE
+    echo "Neither TEST_FILE nor VALIDATION_FILE is given: the metrics are those of the questions trained on."
+fi
+if [ -e "$output/evaluation/metrics.json" ]; then
+    echo "4/4 evaluate: $output/evaluation is there, skipped; its metrics:"
+    python -m rag_finetune.evaluation.report "$output/evaluation"
+else
+    echo "4/4 evaluate: $output/model on $test_file, to $output/evaluation."
+    python -m rag_finetune evaluate --model_name_or_path "$output/model" --eval_file "$test_file" \
+        --output_dir "$output/evaluation"
+fi
