@@ -106,7 +106,7 @@ def word_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def dpr_config(width: int = 16) -> DPRConfig:
+def dpr_config(width: int = 16, dropout: float = 0.1) -> DPRConfig:
     """A 1-layer DPR encoder."""
     return DPRConfig(
         vocab_size=len(word_tokenizer("bert")),
@@ -115,10 +115,12 @@ def dpr_config(width: int = 16) -> DPRConfig:
         num_attention_heads=2,
         intermediate_size=2 * width,
         max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
 
 
-def generator(kind: str, width: int = 16) -> torch.nn.Module:
+def generator(kind: str, width: int = 16, dropout: float = 0.1) -> torch.nn.Module:
     """A 1-layer BART or T5."""
     vocab_size = len(word_tokenizer(kind))
     if kind == "bart":
@@ -138,6 +140,7 @@ def generator(kind: str, width: int = 16) -> torch.nn.Module:
                 eos_token_id=2,
                 decoder_start_token_id=2,
                 forced_eos_token_id=2,
+                dropout=dropout,
             )
         )
     return T5ForConditionalGeneration(
@@ -148,6 +151,7 @@ def generator(kind: str, width: int = 16) -> torch.nn.Module:
             d_ff=2 * width,
             num_layers=1,
             num_heads=2,
+            dropout_rate=dropout,
             pad_token_id=0,
             eos_token_id=1,
             decoder_start_token_id=0,
@@ -155,13 +159,18 @@ def generator(kind: str, width: int = 16) -> torch.nn.Module:
     )
 
 
-def save_parts(folder: Path, kind: str = "bart", width: int = 16, seed: int = 0) -> dict[str, str]:
+def save_parts(
+    folder: Path, kind: str = "bart", width: int = 16, seed: int = 0, dropout: float = 0.1
+) -> dict[str, str]:
     """Save the three networks as ordinary folders; their paths by role."""
     torch.manual_seed(seed)
     parts = {
-        "question_encoder": (DPRQuestionEncoder(dpr_config(width)), word_tokenizer("bert")),
+        "question_encoder": (
+            DPRQuestionEncoder(dpr_config(width, dropout)),
+            word_tokenizer("bert"),
+        ),
         "context_encoder": (DPRContextEncoder(dpr_config(width)), word_tokenizer("bert")),
-        "generator": (generator(kind, width), word_tokenizer(kind)),
+        "generator": (generator(kind, width, dropout), word_tokenizer(kind)),
     }
     for role, (model, tokenizer) in parts.items():
         model.save_pretrained(folder / role)
@@ -182,10 +191,15 @@ def tiny_index(folder: Path, width: int = 16) -> PassageIndex:
 
 
 def tiny_rag(
-    folder: Path, kind: str = "bart", model_type: str = "rag_sequence", width: int = 16, **options
+    folder: Path,
+    kind: str = "bart",
+    model_type: str = "rag_sequence",
+    width: int = 16,
+    dropout: float = 0.1,
+    **options,
 ) -> Rag:
     """A RAG checkpoint in folder/assembled over folder/index, loaded."""
-    parts = save_parts(folder / "parts", kind, width)
+    parts = save_parts(folder / "parts", kind, width, dropout=dropout)
     index = tiny_index(folder / "index", width)
     assemble_rag(
         parts["question_encoder"],

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from rag_finetune.cli.flags import CHECKPOINT, add_decoding_flags, best_device, decoding_options
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
             **options,
         )
         for (row_id, question), (best, *others) in zip(batch, found, strict=True):
-            row = {"id": row_id, "question": question, "prediction": best.text}
+            row: dict[str, Any] = {"id": row_id, "question": question, "prediction": best.text}
             row |= {"score": best.score, "passages": best.passages}
             if others:
                 row["alternatives"] = [asdict(answer) for answer in others]

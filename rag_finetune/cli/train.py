@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
     from rag_finetune.training.arguments import RagTrainingArguments
 
-    training_parser = HfArgumentParser(RagTrainingArguments, allow_abbrev=False)
+    training_parser: Any = HfArgumentParser(RagTrainingArguments, allow_abbrev=False)  # type: ignore[arg-type]
     if "--help_all" in argv:
         make_help_parser().print_help()
         training_parser.print_help()

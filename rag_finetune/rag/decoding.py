@@ -109,7 +109,8 @@ def _decode_rag_sequence(
         attention_mask=contexts.attention_mask,
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
         **{**generation, "num_return_sequences": per_passage},
-    ).view(batch_size, n_docs, per_passage, -1)
+    )
+    found = _pad_after_end(model, found, generation).view(batch_size, n_docs, per_passage, -1)
     rows, sequences, found_by = _distinct(found, torch.isfinite(contexts.doc_scores))
     if thorough:
         found_by = torch.isfinite(contexts.doc_scores)[rows]
@@ -204,6 +205,7 @@ def _decode_rag_token(
         n_docs=n_docs,
         **options,
     )
+    sequences = _pad_after_end(model, sequences, generation)
     rows = torch.arange(batch_size, device=sequences.device)
     rows = rows.repeat_interleave(num_return_sequences)
     passages = torch.arange(n_docs, device=sequences.device)
@@ -221,6 +223,23 @@ def _decode_rag_token(
     scores = joint.logsumexp(1).masked_fill(~mask, 0.0).sum(-1)
     posteriors = joint.softmax(1).masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (A, K)
     return Decoded(sequences, scores, rows, posteriors / mask.sum(-1, keepdim=True).clamp(min=1))
+
+
+def _pad_after_end(model: Any, sequences: Tensor, generation: dict[str, Any]) -> Tensor:
+    """Sequences with padding behind the token that ends them, shape (A, length).
+
+    Where the padding id is 0, as T5's is, beam search of Transformers 5.23 fills up with EOS: each
+    would be scored as a token of the answer. Delete when its generation/utils.py no longer holds
+    `pad_token_id or eos_token_id` (huggingface/transformers#47286).
+    """
+    end = generation.get("eos_token_id", model.rag.generator.generation_config.eos_token_id)
+    if end is None:
+        return sequences
+    # The first token starts the decoder; BART's is the same as its end.
+    is_end = torch.isin(sequences[:, 1:], torch.tensor(end, device=sequences.device))
+    is_after = is_end.cumsum(-1) > is_end.long()
+    padded = sequences[:, 1:].masked_fill(is_after, model.config.generator.pad_token_id)
+    return torch.cat([sequences[:, :1], padded], dim=-1)
 
 
 def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int]:

@@ -170,7 +170,13 @@ class RagTrainer(RagEvaluator):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """A training step that stops the run when the loss is not finite."""
+        """A training step that stops the run when it cannot be right.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
+        # Gradients are exchanged by the wrapper: without it processes would drift apart.
+        assert self.args.world_size == 1 or model is not self.rag.model
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise ValueError(
@@ -201,6 +207,7 @@ class RagTrainer(RagEvaluator):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; activation checkpointing is switched on for each sub-model that can."""
+        self._forget_evaluation()
         if not self.args.activation_checkpointing:
             return super().train(*args, **kwargs)
         options: dict[str, Any] = dict(self.args.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]
@@ -217,6 +224,15 @@ class RagTrainer(RagEvaluator):
             return super().train(*args, **kwargs)
         finally:
             self.args.activation_checkpointing = True
+
+    def _forget_evaluation(self) -> None:
+        """Undo what an evaluation before training did to the model.
+
+        It marks the model as prepared, and accelerate 1.15 does not wrap a prepared model for
+        several processes again: each would then train a model of its own, without a word.
+        """
+        self.accelerator.unwrap_model(self.rag.model, keep_fp32_wrapper=False)
+        vars(self.rag.model).pop("_is_accelerate_prepared", None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the gradient norm of each part beside the whole."""
