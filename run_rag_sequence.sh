@@ -72,9 +72,7 @@ if [ -z "${PASSAGES:-}" ]; then
         CONTEXT_ENCODER=$tiny/context_encoder
         GENERATOR=$tiny/generator
         [ -e "$GENERATOR/config.json" ] || python "$here/data/tiny/make_models.py" "$tiny"
-        train_flags+=(--num_train_epochs 40 --per_device_train_batch_size 8 --learning_rate 3e-3
-            --learning_rate_question_encoder 1e-5 --eval_strategy steps --eval_steps 100
-            --save_strategy steps --save_steps 100)
+        train_flags+=(--config "$here/configs/tiny.yaml")
     fi
 fi
 question_encoder=${QUESTION_ENCODER:-facebook/dpr-question_encoder-single-nq-base}

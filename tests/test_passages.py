@@ -230,3 +230,11 @@ def test_squad_passages_are_read_whole_and_cut():
     )
     assert set(cut["document_id"]) == set(whole["id"])
     assert max(len(text.split()) for text in cut["text"]) == 100
+
+
+def test_pieces_are_as_few_as_can_be_and_of_even_size(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,text\na," + " ".join(f"w{i}" for i in range(9)) + "\n")
+    sizes = [len(p["text"].split()) for p in iter_passages([path], passage_words=4)]
+    assert sizes == [3, 3, 3]
+    assert [len(p["text"].split()) for p in iter_passages([path], passage_words=8)] == [5, 4]

@@ -1,6 +1,7 @@
 """Documents read from TSV, CSV and JSONL files, and cut into the passages that are retrieved."""
 
 import csv
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,7 +124,10 @@ def _cut(document: _Document, passage_words: int) -> Iterator[dict[str, str]]:
         return
     pieces = [document.text]
     if passage_words:
-        pieces = re.findall(rf"\S+(?:\s+\S+){{0,{passage_words - 1}}}", document.text)
+        words = len(document.text.split())
+        # As few pieces as can be, of even size: no passage of two words at the end.
+        size = math.ceil(words / math.ceil(words / passage_words))
+        pieces = re.findall(rf"\S+(?:\s+\S+){{0,{size - 1}}}", document.text)
     for number, piece in enumerate(pieces, start=1):
         yield {
             "id": document.id if len(pieces) == 1 else f"{document.id}#{number}",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.logging import tqdm
 
 TOKENS_PER_BATCH = 16_384
@@ -85,10 +87,8 @@ class TextEncoder:
             float32, shape (len(texts), dim). Two calls with the same texts are bit-equal.
         """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        was_training = self.model.training
-        self.model.eval()
         bar = tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress)
-        with torch.inference_mode(), bar:
+        with evaluation_mode(self.model), torch.inference_mode(), bar:
             for start in range(0, len(texts), TEXTS_PER_BLOCK):
                 rows = range(start, min(start + TEXTS_PER_BLOCK, len(texts)))
                 block_titles = [titles[row] if titles else "" for row in rows]
@@ -96,7 +96,6 @@ class TextEncoder:
                 for batch in _batches([len(ids["input_ids"]) for ids in token_ids]):
                     vectors[[rows[i] for i in batch]] = self._forward([token_ids[i] for i in batch])
                     bar.update(len(batch))
-        self.model.train(was_training)
         return vectors
 
     def save(self, folder: Path) -> None:
@@ -126,6 +125,28 @@ class TextEncoder:
         return vectors
 
 
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while; every part is left as it was, also after an error."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def require_source(name_or_path: str | Path) -> None:
+    """Raise where a path to a folder leads nowhere; anything else may be a Hub name.
+
+    Raises:
+        FileNotFoundError: it starts like a path, and there is no such folder.
+    """
+    if str(name_or_path).startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
+        raise FileNotFoundError(f"{name_or_path}: no such folder.")
+
+
 def load_context_encoder(name_or_path: str, max_length: int = 256) -> TextEncoder:
     """Load the network that encodes passages.
 
@@ -134,6 +155,7 @@ def load_context_encoder(name_or_path: str, max_length: int = 256) -> TextEncode
         max_length: passages are cut to this many tokens, at most what the network can take.
 
     Raises:
+        FileNotFoundError: there is no such folder.
         ValueError: it is not a DPR encoder, or its weights are those of another kind of network.
     """
     return _load_encoder(name_or_path, DPRContextEncoder, "context encoder", max_length)
@@ -147,6 +169,7 @@ def load_question_encoder(name_or_path: str, max_length: int = 128) -> TextEncod
         max_length: questions are cut to this many tokens, at most what the network can take.
 
     Raises:
+        FileNotFoundError: there is no such folder.
         ValueError: it is not a DPR encoder, or its weights are those of another kind of network.
     """
     return _load_encoder(name_or_path, DPRQuestionEncoder, "question encoder", max_length)
@@ -154,6 +177,7 @@ def load_question_encoder(name_or_path: str, max_length: int = 128) -> TextEncod
 
 def _load_encoder(name_or_path: str, model_class: Any, role: str, max_length: int) -> TextEncoder:
     """Load network and tokenizer; refuse weights that do not fit instead of drawing new ones."""
+    require_source(name_or_path)
     local = Path(name_or_path).is_dir()
     model: Any
     info: dict[str, Any]
@@ -178,9 +202,14 @@ def _load_encoder(name_or_path: str, model_class: Any, role: str, max_length: in
         tokenizer=AutoTokenizer.from_pretrained(name_or_path),
         max_length=min(max_length, config.max_position_embeddings),
         name=Path(name_or_path).resolve().name if local else name_or_path,
-        revision=None if local else getattr(config, "_commit_hash", None),
+        revision=None if local else _hub_revision(name_or_path),
         local=local,
     )
+
+
+def _hub_revision(name: str) -> str | None:
+    """The Hub commit that a name led to, read off where its config.json is cached."""
+    return extract_commit_hash(cached_file(name, "config.json"), None)
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers.utils.logging import tqdm
 
 from rag_finetune.data.collator import RagCollator
-from rag_finetune.encoders.encode import TextEncoder
+from rag_finetune.encoders.encode import TextEncoder, evaluation_mode
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.health import retrieval_health
 from rag_finetune.metrics.retrieval import (
@@ -27,6 +27,7 @@ from rag_finetune.rag.generation import (
     Retrieved,
     answers_with_evidence,
     question_limit,
+    require_batch_size,
     retrieve,
     tokenize_questions,
 )
@@ -109,15 +110,16 @@ def evaluate_rag(
         Metrics and predictions, in the order of the questions.
 
     Raises:
-        ValueError: the model was loaded without a retriever.
+        ValueError: the model was loaded without a retriever, or an argument is out of range.
     """
     if rag.retriever is None:
         raise ValueError("Evaluation needs passages: load the model with its index.")
+    require_batch_size(batch_size)
     n_docs = rag.retriever.clamp(n_docs)
     rows = _length_sorted(questions)
     evaluated: dict[int, Evaluated] = {}
     bar = tqdm(total=len(rows), desc="Evaluating", unit=" questions", disable=not progress)
-    with bar:
+    with bar, evaluation_mode(rag.model):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             examples = [questions[row] for row in batch]
@@ -181,15 +183,19 @@ def answer_batch(
     """Decode the answers of a batch whose passages are retrieved, the best of each question."""
     decoded = decode(rag.model, retrieved.contexts, thorough=thorough, **generation)
     answers = answers_with_evidence(rag, retrieved, decoded)
+    token_ids: dict[int, list[int]] = {}  # of the best answer to each question, which comes first
+    for row, ids in zip(decoded.question_rows.tolist(), decoded.sequences.tolist(), strict=True):
+        token_ids.setdefault(row, ids)
     return [
-        Evaluated(example, passages, scores, best[0], token_ids=ids)
-        for example, passages, scores, best, ids in zip(
-            examples,
-            retrieved.passages,
-            retrieved.contexts.doc_scores.tolist(),
-            answers,
-            decoded.sequences.tolist(),
-            strict=True,
+        Evaluated(example, passages, scores, best[0], token_ids=token_ids[row])
+        for row, (example, passages, scores, best) in enumerate(
+            zip(
+                examples,
+                retrieved.passages,
+                retrieved.contexts.doc_scores.tolist(),
+                answers,
+                strict=True,
+            )
         )
     ]
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rag_finetune.files import read_text, write_json
+from rag_finetune.files import describe, read_text, write_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -67,6 +67,8 @@ def load_manifest(folder: Path) -> Manifest:
         data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected an object, found {describe(data)}.")
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The index folder: build it, open it, search it, read its passages."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -134,20 +134,22 @@ def build_index(
 
     Raises:
         FileExistsError: the folder exists and holds something.
-        ValueError: there are no passages.
+        ValueError: there are no passages, or the encoder gives vectors that are not finite.
     """
     output_dir = Path(output_dir)
     require_vacant(output_dir)
     if not len(passages):
         raise ValueError("An index needs at least one passage, found none.")
     titles, texts = list(passages["title"]), list(passages["text"])
-    vectors = encoder.encode(texts, titles, progress="Encoding passages" if progress else "")
+    manifest = _describe(passages, encoder, passage_words)
     with staged_folder(output_dir) as folder:
+        vectors = encoder.encode(texts, titles, "Encoding passages" if progress else "")
+        _require_finite(vectors, passages)
         _with_vectors(passages, vectors).save_to_disk(folder / PASSAGES)
         save_dense(build_flat(vectors), folder / DENSE)
         if encoder.local:
             encoder.save(folder / CONTEXT_ENCODER)
-        _describe(passages, encoder, passage_words).save(folder)
+        manifest.save(folder)
     return open_index(output_dir)
 
 
@@ -173,8 +175,26 @@ def _describe(passages: Dataset, encoder: TextEncoder, passage_words: int) -> Ma
         n_passages=len(passages),
         n_documents=len(set(passages["document_id"])),
         passage_words=passage_words,
-        library_versions={name: version(name) for name in libraries},
+        library_versions={name: _version(name) for name in libraries},
     )
+
+
+def _require_finite(vectors: np.ndarray, passages: Dataset) -> None:
+    """Raise where a passage has a vector that no search would ever find."""
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"{wrong.size} of {len(vectors)} passages have a vector that is not finite, the first "
+            f'is "{passages[int(wrong[0])]["id"]}". Are the weights of the context encoder damaged?'
+        )
+
+
+def _version(name: str) -> str:
+    """The version of a library; "unknown" where it was not installed as a package of this name."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _with_vectors(passages: Dataset, vectors: np.ndarray) -> Dataset:

@@ -13,7 +13,7 @@ def retrieval_health(
     """How varied retrieval is over a set of questions.
 
     Args:
-        retrieved: ids of the passages of each of N questions, best first.
+        retrieved: ids of the passages of each of N questions, best first; "" for no passage.
         doc_scores: their inner products, shape (N, n_docs); −inf for no passage.
         n_passages: size of the index.
 
@@ -29,7 +29,7 @@ def retrieval_health(
     if not len(retrieved):
         raise ValueError("retrieval_health needs at least one question, found none.")
     scores = np.asarray(doc_scores, dtype=np.float64)
-    distinct = {passage for passages in retrieved for passage in passages}
+    distinct = {passage for passages in retrieved for passage in passages if passage}
     first = Counter(passages[0] for passages in retrieved)
     health = {
         "distinct_passages": len(distinct) / min(scores.size, n_passages),

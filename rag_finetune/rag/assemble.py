@@ -1,6 +1,5 @@
 """Join a question encoder and a generator into a RAG checkpoint."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.encoders.encode import TextEncoder, load_question_encoder
-from rag_finetune.files import staged_folder
+from rag_finetune.encoders.encode import TextEncoder, load_question_encoder, require_source
+from rag_finetune.files import nearest, staged_folder
 from rag_finetune.index.store import PassageIndex, require_vacant
 from rag_finetune.rag.checkpoint import (
     MODEL_TYPES,
+    relative_path,
     require_model_type,
     require_weights,
     save_rag,
@@ -58,11 +58,18 @@ def assemble_rag(
 
     Raises:
         FileExistsError: the folder exists and holds something.
-        ValueError: the parts do not fit together; the message says which.
+        FileNotFoundError: the folder of a part does not exist.
+        ValueError: a number is out of range, or the parts do not fit together; the message says
+            which.
     """
     output_dir = Path(output_dir)
     require_vacant(output_dir)
     require_model_type(model_type)
+    require_source(generator)
+    for name, value in (("n_docs", n_docs), ("max_combined_length", max_combined_length)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}.")
+    _require_known(generation or {})
     encoder = load_question_encoder(question_encoder)
     network = _load_generator(generator)
     generator_tokenizer = AutoTokenizer.from_pretrained(generator)
@@ -79,8 +86,18 @@ def assemble_rag(
     with staged_folder(output_dir) as folder:
         save_rag(model, tokenizer, folder)
         if index is not None:
-            write_index_reference(folder, index, os.path.relpath(index.folder, output_dir))
+            write_index_reference(folder, index, relative_path(index.folder, output_dir))
     return output_dir
+
+
+def _require_known(generation: Mapping[str, Any]) -> None:
+    """Raise for a generation setting that Transformers would take and never read."""
+    known = GenerationConfig().to_dict()
+    for name in generation:
+        if name not in known:
+            guess = nearest(name, known)
+            hint = f'Did you mean "{guess}"?' if guess else "See transformers.GenerationConfig."
+            raise ValueError(f'generation: there is no setting "{name}". {hint}')
 
 
 def _rag_config(

@@ -16,12 +16,14 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.files import read_text, staged_folder, write_json
+from rag_finetune.encoders.encode import require_source
+from rag_finetune.files import describe, read_text, staged_folder, write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
 
 INDEX = "index"
 INDEX_REFERENCE = "rag_index.json"
+INDEX_MODES = ("copy", "link", "none")
 COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
 MODEL_TYPES: dict[str, Any] = {
     "rag_sequence": RagSequenceForGeneration,
@@ -97,10 +99,11 @@ def load_rag(
         folder, config=config, output_loading_info=True, dtype=torch.float32
     )
     require_weights(str(folder), info, "a RAG model")
-    if (Path(folder) / "generation_config.json").is_file():
+    settings = _load_generation_config(folder)
+    if settings is not None:
         # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's
         # configuration instead: num_beams and others are lost. Delete when it reads the file.
-        set_generation_config(model, GenerationConfig.from_pretrained(folder))
+        set_generation_config(model, settings)
     tokenizer = RagTokenizer.from_pretrained(folder, config=config)
     retriever = None
     if with_index:
@@ -131,6 +134,8 @@ def load_index_reference(folder: Path) -> dict[str, Any]:
         reference: dict[str, Any] = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+    if not isinstance(reference, dict):
+        raise ValueError(f"{path}: expected an object, found {describe(reference)}.")
     return reference
 
 
@@ -172,13 +177,24 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
                 shutil.copytree(index.folder, staged, copy_function=copy, dirs_exist_ok=True)
         write_index_reference(folder, index, INDEX)
     elif mode == "link":
-        write_index_reference(folder, index, os.path.relpath(index.folder, folder))
+        write_index_reference(folder, index, relative_path(index.folder, folder))
     else:
         write_index_reference(folder, index, None)
 
 
+def relative_path(target: Path, start: Path) -> str:
+    """The way from one folder to another, links followed: ".." leads out of where a link leads."""
+    return os.path.relpath(target.resolve(), start.resolve())
+
+
 def index_mode(index: PassageIndex, mode: str | None) -> str:
-    """How an index goes with a checkpoint: the mode given, or by its size on disk."""
+    """How an index goes with a checkpoint: the mode given, or by its size on disk.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in (None, *INDEX_MODES):
+        raise ValueError(f'save_index must be {", ".join(INDEX_MODES)} or None, found "{mode}".')
     if mode is not None:
         return mode
     size = sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file())
@@ -232,8 +248,7 @@ def _load_config(folder: str | Path) -> RagConfig:
             f"{folder}: not a checkpoint, config.json is missing. Make one with "
             "`rag-finetune assemble` or `rag-finetune train`."
         )
-    if not Path(folder).is_dir() and str(folder).startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{folder}: no such folder.")
+    require_source(folder)
     config, _ = RagConfig.get_config_dict(folder)
     if config.get("model_type") != "rag":
         raise ValueError(
@@ -241,6 +256,14 @@ def _load_config(folder: str | Path) -> RagConfig:
             "Join question encoder and generator first: `rag-finetune assemble`."
         )
     return RagConfig.from_pretrained(folder)
+
+
+def _load_generation_config(folder: str | Path) -> GenerationConfig | None:
+    """The generation settings of a checkpoint, also on the Hub; None where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return None
 
 
 def _model_class(folder: str | Path, config: RagConfig, model_type: str | None) -> Any:

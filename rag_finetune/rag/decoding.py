@@ -20,6 +20,9 @@ from rag_finetune.rag.scoring import Contexts, encode_contexts, token_log_probs
 class Decoded:
     """A answers to B questions, best first within a question.
 
+    Beam search of RAG-Token orders them by its own measure, in which the length penalty counts;
+    all else is ordered by score.
+
     Attributes:
         sequences: token ids, shape (A, length), padded with the generator's pad id.
         scores: log p(y|x) in nats, shape (A,). For RAG-Sequence without the score of a generated
@@ -53,7 +56,8 @@ def decode(
             counts only the passages whose search found it.
         num_return_sequences: answers a question. RAG-Sequence gives fewer where the passages'
             searches found fewer different ones.
-        **generation: anything `generate` takes: max_new_tokens, num_beams, do_sample, …
+        **generation: anything `generate` takes: max_new_tokens, num_beams, do_sample, …; None for
+            the model's own setting.
 
     Returns:
         The answers with their scores and evidence.
@@ -61,6 +65,7 @@ def decode(
     Raises:
         ValueError: num_return_sequences is more than the search can give.
     """
+    generation = {name: value for name, value in generation.items() if value is not None}
     settings = _settings(model, generation)
     per_search = settings["num_beams"] if not settings["do_sample"] else num_return_sequences
     if isinstance(model, RagTokenForGeneration):
@@ -76,11 +81,16 @@ def decode(
 
 def _settings(model: Any, generation: dict[str, Any]) -> dict[str, Any]:
     """num_beams and do_sample that are in force."""
-    config = model.rag.generator.generation_config
+    config = _generation_config(model, generation)
     return {
         "num_beams": generation.get("num_beams") or config.num_beams or 1,
         "do_sample": bool(generation.get("do_sample", config.do_sample)),
     }
+
+
+def _generation_config(model: Any, generation: dict[str, Any]) -> Any:
+    """The settings that single arguments replace: the caller's, or the model's own."""
+    return generation.get("generation_config", model.rag.generator.generation_config)
 
 
 def _require_enough(wanted: int, found: int, what: str, settings: dict[str, Any]) -> None:
@@ -126,8 +136,8 @@ def _decode_rag_sequence(
     return Decoded(sequences[keep], scores[keep], rows[keep], joint[keep].softmax(-1))
 
 
-def _best(scores: Tensor, of_question: Tensor, count: int) -> list[int]:
-    """Indices of the best candidates of one question."""
+def _best(scores: Tensor, of_question: Tensor, count: int | None = None) -> list[int]:
+    """Indices of the best candidates of one question, or of all, best first."""
     indices = of_question.nonzero().squeeze(-1)
     order = scores[indices].argsort(descending=True, stable=True)
     chosen: list[int] = indices[order[:count]].tolist()
@@ -222,7 +232,11 @@ def _decode_rag_token(
     mask = mask.view(len(rows), n_docs, -1)[:, 0]  # (A, T)
     scores = joint.logsumexp(1).masked_fill(~mask, 0.0).sum(-1)
     posteriors = joint.softmax(1).masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (A, K)
-    return Decoded(sequences, scores, rows, posteriors / mask.sum(-1, keepdim=True).clamp(min=1))
+    posteriors = posteriors / mask.sum(-1, keepdim=True).clamp(min=1)
+    order = torch.arange(len(rows), device=rows.device)
+    if searched is not contexts:  # drawn, in no order
+        order = torch.cat([order.new_tensor(_best(scores, rows == row)) for row in rows.unique()])
+    return Decoded(sequences[order], scores[order], rows, posteriors[order])
 
 
 def _pad_after_end(model: Any, sequences: Tensor, generation: dict[str, Any]) -> Tensor:
@@ -232,7 +246,9 @@ def _pad_after_end(model: Any, sequences: Tensor, generation: dict[str, Any]) ->
     would be scored as a token of the answer. Delete when its generation/utils.py no longer holds
     `pad_token_id or eos_token_id` (huggingface/transformers#47286).
     """
-    end = generation.get("eos_token_id", model.rag.generator.generation_config.eos_token_id)
+    end = generation.get("eos_token_id", _generation_config(model, generation).eos_token_id)
+    if end is None:
+        end = model.rag.generator.generation_config.eos_token_id
     if end is None:
         return sequences
     # The first token starts the decoder; BART's is the same as its end.
@@ -252,7 +268,7 @@ def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int]:
     for new, total in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
         value = generation.get(new)
         if value is None and total not in generation:
-            value = getattr(model.generation_config, new)
+            value = getattr(_generation_config(model, generation), new)
         if value is not None:
             limits[total] = value + 1
     return limits

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
+from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import Decoded, decode
 from rag_finetune.rag.scoring import Contexts, score_passages
@@ -62,8 +63,16 @@ def retrieve(
         attention_mask: their mask, shape (B, length).
         n_docs: passages that the generator reads.
         depth: passages to find, at least n_docs, at most all; None for n_docs.
+
+    Raises:
+        ValueError: the question encoder gave a vector that is not finite.
     """
     hidden = model.question_encoder(input_ids, attention_mask=attention_mask, return_dict=True)[0]
+    if not hidden.isfinite().all():
+        raise ValueError(
+            "The question encoder gave a vector that is not finite. Were its weights damaged by a "
+            "training run that diverged? Lower --learning_rate, or train in float32."
+        )
     depth = min(max(depth or n_docs, n_docs), len(retriever.index))
     vectors, doc_ids, passages = retriever.retrieve_passages(hidden.float().cpu().numpy(), depth)
     scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids))
@@ -154,25 +163,31 @@ def generate_answers(
     """
     if rag.retriever is None:
         raise ValueError("Answering needs passages: load the model with its index.")
+    if isinstance(questions, str):
+        raise ValueError(f"questions must be a list of strings. Write [{questions[:60]!r}].")
+    require_batch_size(batch_size)
+    n_docs = rag.retriever.clamp(n_docs)
     answers = []
     starts = range(0, len(questions), batch_size)
-    for start in tqdm(starts, desc="Answering", unit=" batches", disable=not progress):
-        batch = tokenize_questions(
-            rag, list(questions[start : start + batch_size]), max_question_length
-        )
-        retrieved = retrieve(
-            rag.model,
-            rag.retriever,
-            batch["input_ids"],
-            batch["attention_mask"],
-            n_docs=rag.retriever.clamp(n_docs),
-        )
-        decoded = decode(
-            rag.model,
-            retrieved.contexts,
-            thorough=thorough,
-            num_return_sequences=num_return_sequences,
-            **generation,
-        )
-        answers += answers_with_evidence(rag, retrieved, decoded)
+    bar = tqdm(starts, desc="Answering", unit=" batches", disable=not progress)
+    with evaluation_mode(rag.model):
+        for start in bar:
+            texts = list(questions[start : start + batch_size])
+            batch = tokenize_questions(rag, texts, max_question_length)
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            retrieved = retrieve(rag.model, rag.retriever, ids, mask, n_docs=n_docs)
+            decoded = decode(
+                rag.model,
+                retrieved.contexts,
+                thorough=thorough,
+                num_return_sequences=num_return_sequences,
+                **generation,
+            )
+            answers += answers_with_evidence(rag, retrieved, decoded)
     return answers
+
+
+def require_batch_size(batch_size: int) -> None:
+    """Raise where batches would hold nothing."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}.")

@@ -6,44 +6,24 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
-from rag_finetune.training.options import PARTS, RagOptions
+from rag_finetune.training.options import PARTS, REFUSED, RagOptions
 
-# Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
-REFUSED: dict[str, str] = {
-    "auto_find_batch_size": "lower --per_device_train_batch_size and raise "
-    "--gradient_accumulation_steps by the same factor: the loss stays the same",
-    "average_tokens_across_devices": "the loss is always the mean over the global batch",
-    "batch_eval_metrics": "metrics are taken over all questions at once",
-    "dataloader_drop_last": "it would drop questions from the evaluation too",
-    "deepspeed": "not supported",
-    "do_eval": "set --eval_strategy instead",
-    "do_predict": "use `rag-finetune evaluate`",
-    "do_train": "`train` always trains",
-    "enable_jit_checkpoint": "a checkpoint is written on SIGTERM anyway",
-    "eval_accumulation_steps": "no logits are kept",
-    "eval_do_concat_batches": "answers are keyed by question, not by batch",
-    "eval_use_gather_object": "answers are always gathered so",
-    "fsdp": "not supported",
-    "fsdp_config": "not supported",
-    "include_for_metrics": "compute_metrics gets token ids of answers and labels",
-    "label_names": "labels come from the collator",
-    "length_column_name": "questions are not grouped by length",
-    "liger_kernel_config": "see --use_liger_kernel",
-    "local_rank": "the launcher sets it",
-    "logging_nan_inf_filter": "a loss that is not finite stops the run",
-    "neftune_noise_alpha": "the RAG model has no single input embedding",
-    "parallelism_config": "not supported",
-    "push_to_hub": "upload the finished folder with `hf upload`",
-    "remove_unused_columns": "the collator needs them",
-    "sortish_sampler": "Transformers no longer reads it",
-    "torch_compile": "retrieval runs inside the forward pass and cuts the graph",
-    "torch_compile_backend": "see --torch_compile",
-    "torch_compile_mode": "see --torch_compile",
-    "use_cache": "training never caches; generation always does",
-    "use_liger_kernel": "it replaces losses that RAG does not use",
-}
+# Numbers that must be at least 1, where they are set.
+AT_LEAST_ONE = (
+    "n_docs",
+    "max_question_length",
+    "max_target_length",
+    "max_combined_length",
+    "early_stopping_patience",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+
+# What validation reports only where it answers the questions.
+ANSWER_METRICS = ("exact_match", "f1", "bleu", "rouge1", "rouge2", "rougeL")
 
 
 @dataclass
@@ -106,13 +86,12 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 launcher started several processes that do not see each other.
         """
         self._refuse()
-        self._check_options()
         if self.prediction_loss_only:
             self.predict_with_generate = False
+        self._check_options()
+        self._check_combinations()
         if self.load_best_model_at_end is None:
-            self.load_best_model_at_end = (
-                self.eval_strategy != "no" and self.save_strategy == self.eval_strategy
-            )
+            self.load_best_model_at_end = self._can_keep_best()
         if self.metric_for_best_model is None:
             self.metric_for_best_model = "exact_match" if self.predict_with_generate else "loss"
         cuda = torch.cuda.is_available() and not self.use_cpu
@@ -127,7 +106,12 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     def public_dict(self) -> dict[str, Any]:
         """The arguments as data, without paths of this machine and without tokens."""
         hidden = {"output_dir", "run_name", "resume_from_checkpoint", "hub_token"}
-        return {key: value for key, value in self.to_dict().items() if key not in hidden}
+        if not isinstance(self.generation_config, GenerationConfig):
+            hidden.add("generation_config")  # a path; its content goes with the model
+        shown = {key: value for key, value in self.to_dict().items() if key not in hidden}
+        if isinstance(self.generation_config, GenerationConfig):
+            shown["generation_config"] = self.generation_config.to_dict()
+        return shown
 
     def _refuse(self) -> None:
         """Raise for an inherited argument that is set and cannot work."""
@@ -136,7 +120,8 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             value = getattr(self, name)
             implied = name == "do_eval" and self.eval_strategy != "no"  # set by Transformers
             if value != default and value not in (None, "", []) and not implied:
-                raise ValueError(f"--{name} {value} cannot be used: {REFUSED[name]}.")
+                shown = "" if name == "hub_token" else f" {value}"
+                raise ValueError(f"--{name}{shown} cannot be used: {REFUSED[name]}.")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: "
@@ -151,15 +136,70 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 f"trainable must be one or more of {', '.join(PARTS)}, found "
                 f"{' '.join(self.trainable) or 'nothing'}."
             )
-        for name in ("n_docs", "max_question_length", "max_target_length", "max_combined_length"):
+        for option in fields(RagOptions):
+            value, choices = getattr(self, option.name), option.metadata.get("choices")
+            if isinstance(value, str) and choices is not None and value not in choices:
+                raise ValueError(
+                    f'{option.name} must be one of {", ".join(choices)}, found "{value}".'
+                )
+        for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
+        for name in ("learning_rate", "learning_rate_question_encoder"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"{name} must be above 0, found {value}. A part that shall stay as it is, is "
+                    "left out of --trainable."
+                )
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise ValueError(f"num_train_epochs must be above 0, found {self.num_train_epochs}.")
         if not 0.0 <= self.label_smoothing_factor < 1.0:
             raise ValueError(
                 "label_smoothing_factor must be from 0 to below 1, found "
                 f"{self.label_smoothing_factor}."
             )
+
+    def _check_combinations(self) -> None:
+        """Raise for options that do not go together; each would show only hours later, or never."""
+        if self.eval_strategy == "no":
+            if self.early_stopping_patience is not None:
+                raise ValueError("early_stopping_patience needs evaluations: set --eval_strategy.")
+            if self.save_strategy == "best":
+                raise ValueError("save_strategy best needs evaluations: set --eval_strategy.")
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if metric in ANSWER_METRICS and not self.predict_with_generate:
+            raise ValueError(
+                f"metric_for_best_model {metric} needs answers: leave --predict_with_generate on, "
+                "or choose loss."
+            )
+        if (
+            self.learning_rate_question_encoder is not None
+            and "question_encoder" not in self.trainable
+        ):
+            raise ValueError(
+                "learning_rate_question_encoder is set, but the question encoder does not learn: "
+                "add it to --trainable."
+            )
+        if self.target == "random" and self.dataloader_persistent_workers:
+            raise ValueError(
+                "target random draws anew each epoch, which dataloader_persistent_workers do not "
+                "hear of. Leave one of them out."
+            )
+
+    def _can_keep_best(self) -> bool:
+        """Whether every evaluation has a checkpoint to go back to; warns where some have none."""
+        if self.eval_strategy == "no" or self.save_strategy == "no":
+            return False
+        if self.save_strategy in (self.eval_strategy, "best"):
+            return True
+        warnings.warn(
+            f"eval_strategy {self.eval_strategy} and save_strategy {self.save_strategy} differ: "
+            "the last model is kept, not the best. Set both alike, or --save_strategy best.",
+            stacklevel=4,
+        )
+        return False
 
     def _check_world(self) -> None:
         """Raise where a launcher's processes do not see each other; use one GPU of several."""

@@ -1,8 +1,50 @@
-"""What RAG training adds to Transformers' training arguments; imports no torch, for --help."""
+"""What RAG training adds to Transformers' arguments, and what it refuses; imports no torch."""
 
 from dataclasses import dataclass, field
 
 PARTS = ("question_encoder", "generator")
+
+# Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
+REFUSED: dict[str, str] = {
+    "auto_find_batch_size": "lower --per_device_train_batch_size and raise "
+    "--gradient_accumulation_steps by the same factor: the loss stays the same",
+    "average_tokens_across_devices": "the loss is always the mean over the global batch",
+    "batch_eval_metrics": "metrics are taken over all questions at once",
+    "dataloader_drop_last": "it would drop questions from the evaluation too",
+    "debug": "its hooks cannot take RAG's boolean masks; a loss that is not finite stops the run",
+    "deepspeed": "not supported",
+    "do_eval": "set --eval_strategy instead",
+    "do_predict": "use `rag-finetune evaluate`",
+    "do_train": "`train` always trains",
+    "enable_jit_checkpoint": "a checkpoint is written on SIGTERM anyway",
+    "eval_accumulation_steps": "no logits are kept",
+    "eval_do_concat_batches": "answers are keyed by question, not by batch",
+    "eval_use_gather_object": "answers are always gathered so",
+    "fsdp": "not supported",
+    "fsdp_config": "not supported",
+    "hub_always_push": "see --push_to_hub",
+    "hub_model_id": "see --push_to_hub",
+    "hub_private_repo": "see --push_to_hub",
+    "hub_revision": "see --push_to_hub",
+    "hub_strategy": "see --push_to_hub",
+    "hub_token": "see --push_to_hub",
+    "include_for_metrics": "compute_metrics gets token ids of answers and labels",
+    "label_names": "labels come from the collator",
+    "length_column_name": "questions are not grouped by length",
+    "liger_kernel_config": "see --use_liger_kernel",
+    "local_rank": "the launcher sets it",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "neftune_noise_alpha": "the RAG model has no single input embedding",
+    "parallelism_config": "not supported",
+    "push_to_hub": "upload the finished folder with `hf upload`",
+    "remove_unused_columns": "the collator needs them",
+    "sortish_sampler": "Transformers no longer reads it",
+    "torch_compile": "retrieval runs inside the forward pass and cuts the graph",
+    "torch_compile_backend": "see --torch_compile",
+    "torch_compile_mode": "see --torch_compile",
+    "use_cache": "training never caches; generation always does",
+    "use_liger_kernel": "it replaces losses that RAG does not use",
+}
 
 
 @dataclass

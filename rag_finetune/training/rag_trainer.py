@@ -36,6 +36,7 @@ from rag_finetune.training.setup import (
     checkpointable,
     configure_model,
     split_groups,
+    tied_names,
 )
 
 ARGUMENTS = "training_arguments.json"
@@ -235,9 +236,14 @@ class RagTrainer(RagEvaluator):
         vars(self.rag.model).pop("_is_accelerate_prepared", None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the gradient norm of each part beside the whole."""
+        """Log, with the gradient norm of each part, and the question encoder's learning rate."""
         if "grad_norm" in logs:
             logs |= {f"grad_norm_{name}": norm for name, norm in self._grad_norms.items()}
+            if self.args.learning_rate_question_encoder is not None:
+                # The rate that this step had, as learning_rate is; the scheduler has moved on.
+                share = logs["learning_rate"] / self.args.learning_rate
+                rate = share * self.args.learning_rate_question_encoder
+                logs["learning_rate_question_encoder"] = rate
         super().log(logs, start_time)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -248,6 +254,12 @@ class RagTrainer(RagEvaluator):
         scale = float(total) / clipped if clipped > 0 else 1.0
         self._grad_norms = {name: norm * scale for name, norm in norms.items()}
         return total
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn about missing weights, but not about those that are tied to one that is there."""
+        tied = tied_names(self.rag.model)
+        load_result.missing_keys[:] = [n for n in load_result.missing_keys if n not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     # ---- Saving ----
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from torch import nn
 
 from rag_finetune.evaluation.evaluate import Evaluated
 from rag_finetune.rag.checkpoint import Rag
@@ -53,7 +54,7 @@ def split_groups(
     """Optimiser groups with the parameters whose id is in `ours` in groups of their own rate."""
     split = []
     for group in groups:
-        for inside in (True, False):
+        for inside in (False, True):
             params = [p for p in group["params"] if (id(p) in ours) is inside]
             rate = learning_rate if inside else group["lr"]
             if params:
@@ -74,3 +75,11 @@ def padded_array(rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Token ids of all rows, shape (rows, longest), padded with −100."""
     longest = max(map(len, rows), default=0)
     return np.array([[*row, *[-100] * (longest - len(row))] for row in rows], dtype=np.int64)
+
+
+def tied_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that share their memory with another."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter.data_ptr(), []).append(name)
+    return {name for group in names.values() if len(group) > 1 for name in group}

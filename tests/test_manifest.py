@@ -1,0 +1,85 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from rag_finetune.index.manifest import Manifest, load_manifest, require_equal
+
+MANIFEST = Manifest(
+    encoder={"name": "org/encoder", "revision": "abc", "max_length": 256},
+    fingerprint="f" * 64,
+    dimension=16,
+    n_passages=20,
+    n_documents=7,
+    passage_words=100,
+    library_versions={"torch": "2.13.0"},
+)
+
+
+def test_saved_and_loaded_manifests_are_equal(tmp_path):
+    MANIFEST.save(tmp_path)
+    assert load_manifest(tmp_path) == MANIFEST
+
+
+def test_file_holds_what_the_design_lists(tmp_path):
+    MANIFEST.save(tmp_path)
+    data = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert data == {
+        "encoder": {"name": "org/encoder", "revision": "abc", "max_length": 256},
+        "fingerprint": "f" * 64,
+        "dimension": 16,
+        "n_passages": 20,
+        "n_documents": 7,
+        "passage_words": 100,
+        "faiss_factory": "Flat",
+        "search_parameters": {},
+        "measured_recall": 1.0,
+        "metric": "inner_product",
+        "format_version": 1,
+        "library_versions": {"torch": "2.13.0"},
+    }
+
+
+def test_missing_folder_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no such folder.*rag-finetune index"):
+        load_manifest(tmp_path / "nothing")
+
+
+def test_folder_without_manifest_is_no_index(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"not an index folder, manifest.json is missing"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{\n  "dimension": 16,\n', r"manifest.json:\d: not JSON"),
+        ("[]", "manifest.json: expected an object, found an empty list"),
+        ('"text"', 'manifest.json: expected an object, found the string "text"'),
+        ("{}", "expected format_version 1, found None. Build the index again"),
+    ],
+)
+def test_damaged_manifest_is_an_error_that_names_it(tmp_path, text, message):
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_manifest(tmp_path)
+
+
+def test_later_format_is_refused(tmp_path):
+    replace(MANIFEST, format_version=2).save(tmp_path)
+    with pytest.raises(ValueError, match="expected format_version 1, found 2"):
+        load_manifest(tmp_path)
+
+
+def test_missing_and_unknown_keys_are_named(tmp_path):
+    data = asdict(MANIFEST) | {"colour": "red"}
+    del data["dimension"]
+    (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match="missing or unknown keys: colour, dimension"):
+        load_manifest(tmp_path)
+
+
+def test_what_does_not_fit_is_named_with_both_values(tmp_path):
+    require_equal(tmp_path, "rows", 3, 3, "unused")
+    with pytest.raises(ValueError, match=r"rows of x: expected 3, found 4. Do this"):
+        require_equal(tmp_path, "rows of x", 3, 4, "Do this.")

@@ -1,0 +1,96 @@
+"""Every block of the README, run in order in a copy of the checkout."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rag_finetune.data.qa import load_questions
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+# What the blocks of these languages are for: `text` shows the user's own file names.
+LANGUAGES = {"bash", "python", "json", "text"}
+
+
+def blocks(language: str) -> list[str]:
+    return [body for found, body in BLOCKS if found == language]
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme") / "checkout"
+    skipped = shutil.ignore_patterns(".git", ".venv", ".ci-venv", "runs", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, folder, ignore=skipped)
+    return folder
+
+
+def test_every_block_is_of_a_kind_that_is_tested():
+    assert {language for language, _ in BLOCKS} == LANGUAGES
+
+
+@pytest.mark.slow
+def test_the_commands_and_the_python_run_in_order(checkout):
+    printed = []
+    for language, body in BLOCKS:
+        if language == "bash":
+            # The tests cannot run the tests: what make would do must be there.
+            body = body.replace("make test", "make -n test")
+            printed.append(run(["bash", "-euo", "pipefail", "-c", body], checkout))
+        elif language == "python":
+            printed.append(run([sys.executable, "-c", body], checkout))
+    everything = "\n".join(printed)
+    assert "2 process(es)" in everything
+    assert "exact_match" in everything
+    assert "Ada Quill" in everything
+    files = {path.name for path in (checkout / "runs/example/model").iterdir()}
+    described = (ROOT / "README.md").read_text()
+    for name in files:
+        known = "checkpoint-N/" if name.startswith("checkpoint-") else name
+        assert f"`{known}" in described or f"`{known}/`" in described, name
+
+
+def test_the_json_block_is_read(tmp_path):
+    [body] = blocks("json")
+    path = tmp_path / "train.json"
+    path.write_text(body)
+    assert load_questions(path)["answers"][1] == ["Port Wend"]
+    assert json.loads(body)[0]["positive_ids"] == ["2"]
+
+
+def test_the_variables_of_the_example_are_those_of_the_script():
+    [body] = blocks("text")
+    script = (ROOT / "run_rag_sequence.sh").read_text()
+    for variable in re.findall(r"([A-Z_]+)=", body):
+        assert f"${{{variable}" in script, variable
+
+
+def test_the_table_of_defaults_is_true():
+    from rag_finetune.training.arguments import RagTrainingArguments
+
+    fields = RagTrainingArguments.__dataclass_fields__
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", (ROOT / "README.md").read_text(), re.M)
+    checked = 0
+    for flags, defaults in rows:
+        names = re.findall(r"`--(\w+)`", flags)
+        values = [value.strip().strip("`") for value in defaults.split(",")]
+        for name, value in zip(names, values * len(names), strict=False):
+            default = fields[name].default if name in fields else None
+            if isinstance(default, int | float | str) and not isinstance(default, bool):
+                expected = float(value) if not isinstance(default, str) else value
+                assert expected == default, name
+                checked += 1
+    assert checked >= 10

@@ -1,0 +1,325 @@
+import json
+import shutil
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import tiny_rag
+import torch
+from datasets import load_from_disk
+
+from rag_finetune.encoders.encode import TextEncoder, load_context_encoder
+from rag_finetune.index import store
+from rag_finetune.index.store import PassageIndex, build_index, open_index
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """An index folder that tests leave as it is."""
+    folder = tmp_path_factory.mktemp("store") / "index"
+    tiny_rag.tiny_index(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(built, tmp_path) -> Path:
+    """A copy of it to damage."""
+    return shutil.copytree(built, tmp_path / "index")
+
+
+def vectors_of(folder: Path) -> np.ndarray:
+    return np.array(load_from_disk(str(folder / "passages"))["embeddings"][:], dtype=np.float32)
+
+
+def test_folder_holds_passages_vectors_encoder_and_manifest(built):
+    assert sorted(path.name for path in built.iterdir()) == [
+        "context_encoder",
+        "dense.faiss",
+        "manifest.json",
+        "passages",
+    ]
+    manifest = open_index(built).manifest
+    encoder = tiny_rag.context_encoder()
+    assert manifest.fingerprint == encoder.fingerprint()
+    assert (manifest.dimension, manifest.n_passages, manifest.n_documents) == (16, 20, 20)
+    assert manifest.encoder["max_length"] == 64
+    assert manifest.library_versions["torch"] == metadata.version("torch")
+
+
+def test_passages_and_vectors_come_back_as_they_went_in(built):
+    index = open_index(built)
+    facts = tiny_rag.facts()
+    expected = tiny_rag.context_encoder().encode(
+        [fact["text"] for fact in facts], [fact["title"] for fact in facts]
+    )
+    found, vectors = index.gather(np.arange(20))
+    assert len(index) == 20
+    assert np.array_equal(vectors, expected)
+    assert found == [
+        {"id": f["id"], "document_id": f["id"], "title": f["title"], "text": f["text"]}
+        for f in facts
+    ]
+    assert index.passages["id"][:] == [fact["id"] for fact in facts]
+
+
+def test_search_equals_brute_force_over_the_stored_vectors(built):
+    index, vectors = open_index(built), vectors_of(built)
+    questions = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
+    scores, rows = index.search(questions, 20)
+    products = questions @ vectors.T
+    np.testing.assert_allclose(scores, -np.sort(-products, axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(products, rows, 1), scores, rtol=1e-5, atol=1e-5)
+    assert all(sorted(row) == list(range(20)) for row in rows.tolist())
+    assert np.array_equal(index.search(questions, 3)[1], rows[:, :3])
+
+
+def test_gather_keeps_order_and_repeats_and_gives_nothing_for_minus_one(built):
+    index, vectors = open_index(built), vectors_of(built)
+    rows = np.array([[3, -1, 0], [0, 3, 3], [19, -1, -1]])
+    found, gathered = index.gather(rows)
+    assert [passage["id"] for passage in found] == ["4", "", "1", "1", "4", "4", "20", "", ""]
+    assert gathered.shape == (3, 3, 16)
+    assert np.array_equal(gathered[rows >= 0], vectors[rows[rows >= 0]])
+    assert (gathered[rows < 0] == 0).all()
+    assert found[1] == {"id": "", "document_id": "", "title": "", "text": ""}
+
+
+def test_gathered_passages_are_separate_objects(built):
+    found, _ = open_index(built).gather(np.array([-1, -1]))
+    found[0]["text"] = "changed"
+    assert found[1]["text"] == ""
+
+
+def test_gather_of_no_passage_at_all(built):
+    found, vectors = open_index(built).gather(np.array([[-1, -1]]))
+    assert [passage["text"] for passage in found] == ["", ""]
+    assert vectors.shape == (1, 2, 16) and not vectors.any()
+
+
+def test_two_builds_are_bit_equal_also_from_a_model_in_train_mode(built, tmp_path):
+    encoder = tiny_rag.context_encoder()
+    encoder.model.train()
+    again = build_index(tiny_rag.passages(), encoder, tmp_path / "again")
+    assert (again.folder / "dense.faiss").read_bytes() == (built / "dense.faiss").read_bytes()
+    assert np.array_equal(vectors_of(again.folder), vectors_of(built))
+    assert again.manifest == open_index(built).manifest
+
+
+def test_the_encoder_in_the_folder_gives_the_same_vectors_and_fingerprint(built):
+    encoder = load_context_encoder(str(built / "context_encoder"), max_length=64)
+    facts = tiny_rag.facts()
+    vectors = encoder.encode([f["text"] for f in facts], [f["title"] for f in facts])
+    assert np.array_equal(vectors, vectors_of(built))
+    assert encoder.fingerprint() == open_index(built).manifest.fingerprint
+
+
+def test_encoder_of_the_hub_is_named_not_copied(tmp_path):
+    encoder = replace(tiny_rag.context_encoder(), name="org/x", revision="abc", local=False)
+    index = build_index(tiny_rag.passages(), encoder, tmp_path / "index")
+    assert not (index.folder / "context_encoder").exists()
+    assert (index.manifest.encoder["name"], index.manifest.encoder["revision"]) == ("org/x", "abc")
+
+
+def test_index_opens_after_its_folder_was_moved(folder, tmp_path, monkeypatch):
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    folder.rename(moved)
+    monkeypatch.chdir(moved.parent)
+    index = open_index("moved")
+    assert index.gather(index.search(vectors_of(moved)[:1], 1)[1])[0][0]["id"]
+    files = [path for path in moved.rglob("*") if path.is_file()]
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_another_fingerprint_is_refused_by_name(built):
+    assert open_index(built, tiny_rag.context_encoder().fingerprint())
+    with pytest.raises(ValueError, match=r"with fingerprint 0123456789ab,\s*found those of tiny"):
+        open_index(built, "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_passages": 21}, "rows of dense.faiss: expected 21, found 20"),
+        ({"dimension": 8}, "dimension of dense.faiss: expected 8, found 16"),
+    ],
+)
+def test_another_count_or_dimension_than_the_manifests_is_refused(folder, change, message):
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        open_index(folder)
+
+
+def put_index(folder: Path, index: faiss.Index, rows: int) -> None:
+    index.add(np.zeros((rows, index.d), dtype=np.float32))
+    faiss.write_index(index, str(folder / "dense.faiss"))
+
+
+def test_l2_index_put_in_place_is_refused(folder):
+    put_index(folder, faiss.IndexFlatL2(16), 20)
+    with pytest.raises(ValueError, match="expected an inner-product index"):
+        open_index(folder)
+
+
+def test_index_of_other_rows_or_dimension_put_in_place_is_refused(folder):
+    put_index(folder, faiss.IndexFlatIP(16), 19)
+    with pytest.raises(ValueError, match=r"rows of dense.faiss: expected 20, found 19"):
+        open_index(folder)
+    put_index(folder, faiss.IndexFlatIP(8), 20)
+    with pytest.raises(ValueError, match=r"dimension of dense.faiss: expected 16, found 8"):
+        open_index(folder)
+
+
+def test_passages_of_another_index_are_refused(folder, tmp_path):
+    other = build_index(
+        tiny_rag.passages().select(range(5)), tiny_rag.context_encoder(), tmp_path / "other"
+    )
+    shutil.rmtree(folder / "passages")
+    shutil.copytree(other.folder / "passages", folder / "passages")
+    with pytest.raises(ValueError, match="rows of passages/: expected 20, found 5"):
+        open_index(folder)
+    shutil.rmtree(folder / "passages")
+    tiny_rag.passages().save_to_disk(str(folder / "passages"))  # without vectors
+    with pytest.raises(ValueError, match=r"passages: expected a dataset with columns .*emb"):
+        open_index(folder)
+
+
+@pytest.mark.parametrize("part", ["passages", "dense.faiss", "manifest.json"])
+def test_a_missing_part_is_named(folder, part):
+    path = folder / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FileNotFoundError, match=part):
+        open_index(folder)
+
+
+@pytest.mark.parametrize("k", [0, -1, 21])
+def test_k_out_of_range_is_refused(built, k):
+    with pytest.raises(ValueError, match=rf"from 1 to 20 \(all passages\), found {k}"):
+        open_index(built).search(np.zeros((1, 16)), k)
+
+
+def test_question_of_another_dimension_is_refused(built):
+    with pytest.raises(ValueError, match="dimension of a question: expected 16, found 12"):
+        open_index(built).search(np.zeros((1, 12)), 1)
+
+
+# ---- Building ----
+
+
+def test_vectors_that_are_not_finite_make_no_index(tmp_path):
+    encoder = tiny_rag.context_encoder()
+    with torch.no_grad():
+        next(encoder.model.parameters())[5, 0] = float("nan")
+    with pytest.raises(ValueError, match="passages have a vector that is not finite, the first is"):
+        build_index(tiny_rag.passages(), encoder, tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Broken(TextEncoder):
+    """An encoder that fails while it encodes, once the folder to fill is there."""
+
+    def encode(self, *args, **kwargs) -> np.ndarray:
+        raise MemoryError("no memory")
+
+
+def test_failure_while_encoding_leaves_nothing_behind(tmp_path):
+    encoder = tiny_rag.context_encoder()
+    broken = Broken(encoder.model, encoder.tokenizer, 64)
+    with pytest.raises(MemoryError):
+        build_index(tiny_rag.passages(), broken, tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+
+
+def full_disk(*_) -> None:
+    raise OSError("disk full")
+
+
+def test_failure_while_writing_leaves_nothing_behind_and_can_be_repeated(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_dense", full_disk)
+        with pytest.raises(OSError, match="disk full"):
+            tiny_rag.tiny_index(tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+    assert len(tiny_rag.tiny_index(tmp_path / "index")) == 20
+
+
+def test_what_would_fail_at_the_end_fails_before_encoding(tmp_path):
+    encoder = tiny_rag.context_encoder()
+    unwritable = tmp_path / "file"
+    unwritable.touch()
+    never = Broken(encoder.model, encoder.tokenizer, 64)
+    with pytest.raises(OSError, match="file"):
+        build_index(tiny_rag.passages(), never, unwritable / "index")
+
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match="no fast implementation"):
+        build_index(tiny_rag.passages(), Broken(encoder.model, Slow(), 64), tmp_path / "index")
+
+
+def test_libraries_under_another_name_do_not_stop_the_build(tmp_path, monkeypatch):
+    def version(name: str) -> str:
+        if name == "faiss-cpu":  # a conda environment has `faiss`, one with a GPU `faiss-gpu`
+            raise metadata.PackageNotFoundError(name)
+        return metadata.version(name)
+
+    monkeypatch.setattr(store, "version", version)
+    versions = tiny_rag.tiny_index(tmp_path / "index").manifest.library_versions
+    assert versions["faiss-cpu"] == "unknown" and versions["torch"] == metadata.version("torch")
+
+
+def test_folder_that_holds_something_is_left_alone(folder):
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(FileExistsError, match="already exists and is not empty"):
+        tiny_rag.tiny_index(folder)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_empty_folder_may_be_filled(tmp_path):
+    (tmp_path / "index").mkdir()
+    assert len(tiny_rag.tiny_index(tmp_path / "index")) == 20
+
+
+def test_no_passages_make_no_index(tmp_path):
+    with pytest.raises(ValueError, match="at least one passage, found none"):
+        build_index(tiny_rag.passages().select([]), tiny_rag.context_encoder(), tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_passage_makes_an_index(tmp_path):
+    index = build_index(
+        tiny_rag.passages().select([4]), tiny_rag.context_encoder(), tmp_path / "index"
+    )
+    assert index.search(np.ones((2, 16)), 1)[1].tolist() == [[0], [0]]
+
+
+def test_selected_and_shuffled_passages_keep_their_vectors(tmp_path):
+    # A dataset with an indices mapping, whose table on disk has another order.
+    passages = tiny_rag.passages().shuffle(seed=3).select(range(11))
+    index = build_index(passages, tiny_rag.context_encoder(), tmp_path / "index")
+    found, vectors = index.gather(np.arange(11))
+    assert [passage["id"] for passage in found] == passages["id"][:]
+    expected = tiny_rag.context_encoder().encode(passages["text"][:], passages["title"][:])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert np.array_equal(vectors_of(index.folder), vectors)
+
+
+def test_documents_are_counted_once(tmp_path):
+    passages = tiny_rag.passages().map(lambda row: {"document_id": str(int(row["id"]) % 3)})
+    index = build_index(passages, tiny_rag.context_encoder(), tmp_path / "i", passage_words=7)
+    assert (index.manifest.n_documents, index.manifest.passage_words) == (3, 7)
+
+
+def test_read_only_folder_opens(folder):
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert len(PassageIndex(folder)) == 20
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755)
