@@ -6,7 +6,8 @@ SHELL := bash
 .PHONY: help test slow lint types check bench clean
 
 # Two workers with one thread each are quicker than one worker with two: the models are tiny.
-PYTEST_ARGS ?= -n 2
+# A file stays on one worker: models that its tests share are trained once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 export OMP_NUM_THREADS ?= 1
 
 # Makes .venv unless an environment that has the package and its tools is active.

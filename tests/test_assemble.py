@@ -164,7 +164,7 @@ def test_arguments_out_of_range_are_refused(tmp_path, parts, options, message):
 
 def test_parts_in_each_others_place_are_refused(tmp_path, parts):
     swapped = {"question_encoder": parts["generator"], "generator": parts["question_encoder"]}
-    with pytest.raises(ValueError, match='expected a DPR question encoder, found .* "bart"'):
+    with pytest.raises(ValueError, match=r'expected a DPR question encoder, found .* "bart"'):
         assemble(swapped, tmp_path / "assembled")
     context = parts | {"question_encoder": parts["context_encoder"]}
     with pytest.raises(ValueError, match="Was the other encoder of the pair meant"):

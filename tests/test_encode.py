@@ -194,6 +194,14 @@ def test_tokenizer_without_fast_implementation_is_refused(encoder):
         TextEncoder(encoder.model, Slow(), 64).fingerprint()
 
 
+def test_saved_weights_may_be_read_by_whoever_may_read_the_configuration(encoder, tmp_path):
+    encoder.save(tmp_path)
+    modes = {
+        name: (tmp_path / name).stat().st_mode for name in ("config.json", "model.safetensors")
+    }
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 # ---- Loading ----
 
 

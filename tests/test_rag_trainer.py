@@ -463,3 +463,36 @@ def test_a_collapse_is_warned_about(tmp_path):
         metrics = trainer.evaluate()
     assert metrics["eval_top1_frequency"] == 1.0
     assert any("the question encoder may have collapsed" in str(w.message) for w in caught)
+
+
+def test_what_will_be_cut_is_said_before_training(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    rows = tiny_rag.questions(3).map(
+        lambda row, number: {
+            "question": row["question"] + " the house" * (10 * number),
+            "answers": ["red blue green black white grey"] if number else row["answers"],
+        },
+        with_indices=True,
+    )
+    args = RagTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        eval_strategy="no",
+        max_question_length=20,
+        max_target_length=6,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RagTrainer(rag, args, rows)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert (
+        "2 of 3 questions are longer than 20 tokens and lose their end; the first is row 1" in said
+    )
+    assert "2 of 3 answers are longer than max_target_length 6" in said
+
+
+def test_a_question_that_leaves_no_room_is_refused_before_training(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)  # max_combined_length 40
+    rows = tiny_rag.questions(2).map(lambda row: {"question": "the house " * 30})
+    args = RagTrainingArguments(output_dir=str(tmp_path / "run"), eval_strategy="no")
+    with pytest.raises(ValueError, match="does not fit into max_combined_length 40"):
+        RagTrainer(rag, args, rows)

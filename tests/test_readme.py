@@ -43,6 +43,7 @@ def test_every_block_is_of_a_kind_that_is_tested():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_and_the_python_run_in_order(checkout):
     printed = []
     for language, body in BLOCKS:

@@ -109,9 +109,9 @@ def command(*words: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["rag_sequence", "rag_token"])
+@pytest.mark.timeout(900)
 def test_dev_loss_falls_by_a_fifth_and_a_renamed_folder_gives_the_same_figures(
-    squad, tmp_path, monkeypatch, model_type
+    squad, tmp_path, monkeypatch
 ):
     save_parts(squad, tmp_path / "parts")
     parts, run = tmp_path / "parts", tmp_path / "run"
@@ -122,15 +122,14 @@ def test_dev_loss_falls_by_a_fifth_and_a_renamed_folder_gives_the_same_figures(
     command(
         *("assemble", "--question_encoder", parts / "question_encoder"),
         *("--generator", parts / "generator", "--output_dir", run / "assembled"),
-        *("--model_type", model_type),
     )
     command(
         *("train", "--model_name_or_path", run / "assembled", "--index", run / "index"),
         *("--train_file", squad / "train.json", "--validation_file", squad / "dev.json"),
         *("--output_dir", run / "model", "--max_steps", 200, "--learning_rate", "1e-3"),
         *("--learning_rate_question_encoder", "1e-5", "--per_device_train_batch_size", 8),
-        *("--eval_strategy", "steps", "--eval_steps", 100, "--eval_on_start", "true"),
-        *("--save_strategy", "steps", "--save_steps", 100, "--metric_for_best_model", "loss"),
+        *("--eval_strategy", "steps", "--eval_steps", 200, "--eval_on_start", "true"),
+        *("--save_strategy", "steps", "--save_steps", 200, "--metric_for_best_model", "loss"),
         *("--disable_tqdm", "true"),
     )
     history = json.loads((run / "model/trainer_state.json").read_text())["log_history"]

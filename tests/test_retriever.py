@@ -236,8 +236,10 @@ def writer(request, tmp_path_factory) -> SimpleNamespace:
     )
     retriever = RagIndexRetriever(config, tiny_rag.word_tokenizer("bert"), tokenizer, index)
 
-    def write(title: str, text: str, question: str, length: int, prefix: str = "") -> list[int]:
-        config.max_combined_length = length
+    def write(
+        title: str, text: str, question: str, length: int, prefix: str = "", doc_sep: str = " // "
+    ) -> list[int]:
+        config.max_combined_length, config.doc_sep = length, doc_sep
         docs = [{"title": [title], "text": [text]}]
         ids, mask = retriever.postprocess_docs(docs, [question], prefix, 1)
         assert mask == [[1] * len(ids[0])]
@@ -276,19 +278,29 @@ def test_whole_question_is_in_the_context_whatever_the_length_of_the_passage(wri
     assert cut > 30
 
 
-def test_question_that_just_fits_leaves_no_passage(writer):
+@pytest.mark.parametrize("space", [" ", "  "])
+def test_question_that_just_fits_leaves_no_passage(writer, space):
     question = "what is the house of ada ?"
-    alone = len(writer.tokenizer("// " + question)["input_ids"])
-    lengths = []
-    for length in range(alone - 2, alone + 3):
-        try:
-            ids = writer.write("house of ada", PLAIN[0], question, length)
-        except ValueError:
-            continue
-        assert len(ids) == length
-        lengths.append(length)
-    assert lengths[-1] == alone + 2 and min(lengths) in (alone, alone + 1)
-    assert lengths == list(range(min(lengths), alone + 3))
+    passage = "house of ada / the house is red"
+    whole = writer.tokenizer(f"{passage} // {question}")["input_ids"]
+    head = writer.tokenizer(passage, add_special_tokens=False)["input_ids"]
+    alone = len(whole) - len(head)
+    lead = whole.index(head[0])
+    for length in range(alone, alone + 3):
+        ids = writer.write(*passage.split(" / "), question.replace(" ", space), length)
+        kept = length - alone
+        assert ids == whole[: lead + kept] + whole[lead + len(head) :]
+    with pytest.raises(ValueError, match="does not fit into max_combined_length"):
+        writer.write(*passage.split(" / "), question.replace(" ", space), alone - 1)
+
+
+def test_a_separator_of_one_letter_is_kept_with_the_question(writer):
+    if writer.kind == "word":
+        pytest.skip("a separator without spaces makes one unknown word of it all")
+    whole = writer.tokenizer("house / " + "the dog " * 30 + "?who is it")["input_ids"]
+    ids = writer.write("house", "the dog " * 30, "who is it", 20, doc_sep="?")
+    written = writer.tokenizer.decode(ids, skip_special_tokens=True)
+    assert len(ids) == 20 < len(whole) and written.endswith("?who is it")
 
 
 def test_question_that_does_not_fit_is_an_error_with_a_remedy(writer):
@@ -299,6 +311,12 @@ def test_question_that_does_not_fit_is_an_error_with_a_remedy(writer):
     )
     with pytest.raises(ValueError, match=message):
         writer.write("house of ada", PLAIN[0], question, 20)
+
+
+def test_room_for_questions_can_be_checked_beforehand(rag):
+    rag.retriever.require_room(QUESTIONS)
+    with pytest.raises(ValueError, match=r"does not fit into max_combined_length 40.*: .* dog dog"):
+        rag.retriever.require_room([QUESTIONS[0], "dog " * 60])
 
 
 def test_separators_and_quotes_are_those_of_transformers(writer):

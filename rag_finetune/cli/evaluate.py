@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     from rag_finetune.evaluation.report import METRICS, metrics_table, save_evaluation
 
     folder = Path(args.output_dir)
+    if folder.is_file():
+        raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
     if (folder / METRICS).exists() and not args.overwrite:
         raise FileExistsError(
             f"{folder}: holds an evaluation already. Choose another folder, or give --overwrite."

@@ -60,6 +60,35 @@ def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def training_flags(arguments: type, parser: argparse.ArgumentParser) -> Any:
+    """Transformers' parser for training arguments, its gaps closed.
+
+    Args:
+        arguments: a dataclass of training arguments.
+        parser: the command's own, which says what is wrong: the usage of Transformers' would be
+            hundreds of flags, under the name of another program.
+    """
+    from transformers import HfArgumentParser
+    from transformers.hf_argparser import string_to_bool
+
+    training_parser: Any = HfArgumentParser(arguments, allow_abbrev=False)  # type: ignore[arg-type]
+    training_parser.error = parser.error
+    # Gaps of Transformers 5.23; delete each when its parser takes the flag as it is documented.
+    for action in training_parser._actions:
+        if action.type is string_to_bool and action.nargs is None:
+            action.nargs, action.const = "?", True  # no bare flag where the default is None
+    actions = {action.dest: action for action in training_parser._actions}
+    actions["report_to"].nargs = "+"  # takes one
+    seen = actions["include_num_input_tokens_seen"]  # takes true and false alone
+    seen.type, seen.const, seen.choices = _tokens_seen, "all", ("all", "non_padding", "no")
+    return training_parser
+
+
+def _tokens_seen(word: str) -> str:
+    """What --include_num_input_tokens_seen counts; true and false as Transformers reads them."""
+    return {"true": "all", "false": "no"}.get(word.lower(), word)
+
+
 def best_device() -> Any:
     """The accelerator of this machine, or its processor."""
     import torch

@@ -3,11 +3,21 @@
 import argparse
 import json
 import sys
+import warnings
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rag_finetune.cli.flags import CHECKPOINT, add_decoding_flags, best_device, decoding_options
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_decoding_flags,
+    best_device,
+    decoding_options,
+    require_positive,
+)
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
+
+if TYPE_CHECKING:
+    from rag_finetune.rag.generation import Answer
 
 
 def make_predict_parser() -> argparse.ArgumentParser:
@@ -31,7 +41,12 @@ def make_predict_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_return_sequences", type=int, default=1, help="answers a question, best first"
     )
-    add_bool(parser, "do_sample", False, "draw answers instead of searching for the best")
+    add_bool(
+        parser,
+        "do_sample",
+        None,
+        "draw answers instead of searching for the best; default: the model's own",
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the draws of --do_sample")
     return parser
 
@@ -40,34 +55,40 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     args = parse(make_predict_parser(), argv)
     options = decoding_options(args)
+    require_positive(args, "num_return_sequences")
     questions = read_questions(args.questions)
 
     from transformers import set_seed
 
     from rag_finetune.rag.checkpoint import load_rag
-    from rag_finetune.rag.generation import generate_answers
+    from rag_finetune.rag.generation import generate_answers, warn_about_long_questions
 
     set_seed(args.seed)
     rag = load_rag(args.model_name_or_path, index=args.index)
     rag.model.to(best_device())
-    if args.do_sample:
-        options["do_sample"] = True
-    step = args.batch_size
-    for start in range(0, len(questions), step):
-        batch = questions[start : start + step]
-        found = generate_answers(
-            rag,
-            [question for _, question in batch],
-            num_return_sequences=args.num_return_sequences,
-            **options,
-        )
-        for (row_id, question), (best, *others) in zip(batch, found, strict=True):
-            row: dict[str, Any] = {"id": row_id, "question": question, "prediction": best.text}
-            row |= {"score": best.score, "passages": best.passages}
-            if others:
-                row["alternatives"] = [asdict(answer) for answer in others]
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+    if args.do_sample is not None:
+        options["do_sample"] = args.do_sample
+    options["num_return_sequences"] = args.num_return_sequences
+    warn_about_long_questions(rag, [text for _, text in questions], args.max_question_length)
+    for start in range(0, len(questions), args.batch_size):
+        batch = questions[start : start + args.batch_size]
+        with warnings.catch_warnings():
+            # Said above, once and with row numbers of the whole file.
+            warnings.filterwarnings("ignore", message=".* questions are longer than")
+            found = generate_answers(rag, [text for _, text in batch], **options)
+        for (row_id, text), answers in zip(batch, found, strict=True):
+            print(_as_json(row_id, text, answers), flush=True)
     return 0
+
+
+def _as_json(row_id: str, question: str, answers: "list[Answer]") -> str:
+    """One line of output: the best answer with its evidence, then the others."""
+    best, *others = answers
+    row: dict[str, Any] = {"id": row_id, "question": question, "prediction": best.text}
+    row |= {"score": best.score, "passages": best.passages}
+    if others:
+        row["alternatives"] = [asdict(answer) for answer in others]
+    return json.dumps(row, ensure_ascii=False)
 
 
 def read_questions(source: str) -> list[tuple[str, str]]:
@@ -91,8 +112,8 @@ def read_questions(source: str) -> list[tuple[str, str]]:
 
     from rag_finetune.files import read_text
 
-    text = sys.stdin.read() if source == "-" else read_text(source)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = sys.stdin.read().removeprefix("\ufeff") if source == "-" else read_text(source)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise ValueError(f"{source}: expected one question a line, found none.")
     return [(str(row), line) for row, line in enumerate(lines)]

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import textwrap
 from typing import TYPE_CHECKING
 
 from rag_finetune.cli.flags import CHECKPOINT, best_device, require_positive
@@ -51,11 +50,17 @@ def results_table(passages: list[dict[str, str]], scores: list[float]) -> str:
     text_width = max(20, shutil.get_terminal_size().columns - id_width - title_width - 24)
     lines = [f"{'rank':>4}  {'score':>10}  {'id':<{id_width}}  {'title':<{title_width}}  text"]
     for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
-        title = textwrap.shorten(passage["title"], title_width, placeholder="…")
-        text = textwrap.shorten(passage["text"], text_width, placeholder=" …")
+        title = _shorten(passage["title"], title_width)
+        text = _shorten(passage["text"], text_width)
         names = f"{passage['id']:<{id_width}}  {title:<{title_width}}"
         lines.append(f"{rank:>4}  {score:>10.4f}  {names}  {text}")
     return "\n".join(lines)
+
+
+def _shorten(text: str, width: int) -> str:
+    """A text on one line, cut to `width` characters anywhere: not all scripts have spaces."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:

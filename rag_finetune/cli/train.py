@@ -3,9 +3,9 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import CHECKPOINT
+from rag_finetune.cli.flags import CHECKPOINT, training_flags
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.files import check_file
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from rag_finetune.training.arguments import RagTrainingArguments
+    from rag_finetune.training.rag_trainer import RagTrainer
 
 LATEST = "latest"
 STOPPED_BY_SIGTERM = 143  # what a shell reports for it
@@ -55,7 +56,10 @@ def make_help_parser() -> argparse.ArgumentParser:
 
     parser = make_train_parser()
     group = parser.add_argument_group("training")
-    group.add_argument("--output_dir", help="for the checkpoint, its index and the logs")
+    group.add_argument(
+        "--output_dir",
+        help="for the checkpoint, its index and the logs; default: trainer_output",
+    )
     group.add_argument(
         "--resume_from_checkpoint",
         help=f"go on from a checkpoint folder; `{LATEST}`: the last one in --output_dir",
@@ -69,24 +73,38 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         make_help_parser().print_help()
         return 0
-    from transformers import HfArgumentParser
-
     from rag_finetune.training.arguments import RagTrainingArguments
 
-    training_parser: Any = HfArgumentParser(RagTrainingArguments, allow_abbrev=False)  # type: ignore[arg-type]
+    training_parser = training_flags(RagTrainingArguments, make_train_parser())
     if "--help_all" in argv:
-        make_help_parser().print_help()
-        training_parser.print_help()
+        parser = make_help_parser()
+        parser.print_help()
+        ours = {action.dest for action in parser._actions}
+        for action in training_parser._actions:
+            action.help = argparse.SUPPRESS if action.dest in ours else action.help
+        print("\ntraining flags of Transformers:")
+        print(training_parser.format_help().partition("options:")[2])
         return 0
-    flags = list(training_parser._option_string_actions)
+    flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
     data, rest = parse_known(make_train_parser(), argv, flags)
     _check_inputs(data)
     train_questions, validation_questions = _load_questions(data)
     if validation_questions is None:
         rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    (args,) = training_parser.parse_args_into_dataclasses(rest)
+    args, strays = training_parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True, look_for_args_file=False
+    )
+    if strays:
+        training_parser.error(f'unexpected argument "{strays[0]}"')
+    if args.eval_on_start and validation_questions is None:
+        raise ValueError(
+            "--eval_on_start needs questions: --validation_file or --validation_split."
+        )
     _check_output(args)
-    return _train(data, args, train_questions, validation_questions)
+    try:
+        return _train(data, args, train_questions, validation_questions)
+    except ImportError as error:  # what a flag needs, such as --optim, is not installed
+        raise ValueError(str(error)) from error
 
 
 def _check_inputs(data: argparse.Namespace) -> None:
@@ -118,22 +136,35 @@ def _check_output(args: "RagTrainingArguments") -> None:
     if args.resume_from_checkpoint == LATEST:
         args.resume_from_checkpoint = str(latest_checkpoint(folder))
     if args.resume_from_checkpoint is not None:
-        if not (Path(args.resume_from_checkpoint) / "trainer_state.json").is_file():
-            raise FileNotFoundError(
-                f"{args.resume_from_checkpoint}: not a checkpoint to resume from, "
-                "trainer_state.json is missing."
-            )
+        _check_resumable(Path(args.resume_from_checkpoint))
         return
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
     is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
-    if is_first and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_first and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"{folder}: already exists and is not empty. Go on with it: --resume_from_checkpoint "
             f"{LATEST}; or choose another --output_dir."
         )
 
 
+def _check_resumable(folder: Path) -> None:
+    """Raise where training cannot go on from a folder as if it had never stopped."""
+    if not (folder / "trainer_state.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: not a checkpoint to resume from, trainer_state.json is missing. Name a "
+            f"whole checkpoint-N, or {LATEST}."
+        )
+    if not (folder / "optimizer.pt").is_file():
+        raise FileNotFoundError(
+            f"{folder}: not a checkpoint to resume from, optimizer.pt is missing (as in a finished "
+            "model, and with --save_only_model). Start a new run from its weights: "
+            f"--model_name_or_path {folder} and another --output_dir."
+        )
+
+
 def latest_checkpoint(folder: Path) -> Path:
-    """The last whole checkpoint-N in a folder.
+    """The last whole checkpoint-N in a folder; trainer_state.json is what is written last.
 
     Raises:
         FileNotFoundError: there is none.
@@ -145,7 +176,8 @@ def latest_checkpoint(folder: Path) -> Path:
     ]
     if not steps:
         raise FileNotFoundError(
-            f"{folder}: no checkpoint to resume from. Leave out --resume_from_checkpoint."
+            f"{folder}: no whole checkpoint to resume from. Start anew: remove the folder or "
+            "choose another --output_dir, and leave out --resume_from_checkpoint."
         )
     return max(steps)[1]
 
@@ -161,7 +193,12 @@ def _train(
     from rag_finetune.training.rag_trainer import RagTrainer
 
     rag = load_rag(data.model_name_or_path, index=data.index, model_type=data.model_type)
-    trainer = RagTrainer(rag, args, train_questions, validation_questions)
+    try:
+        trainer = RagTrainer(rag, args, train_questions, validation_questions)
+    except RuntimeError as error:  # what --report_to names is not installed
+        raise ValueError(str(error)) from error
+    if validation_questions is not None:
+        _check_best_metric(trainer, validation_questions)
     say = print if trainer.is_world_process_zero() else _say_nothing
     say(trainer.describe())
     held = 0 if validation_questions is None else len(validation_questions)
@@ -179,18 +216,50 @@ def _train(
     trainer.finish(result.metrics)
     say(
         f"{args.output_dir}: finished after {trainer.state.global_step} steps"
-        + _best(trainer.state)
+        + _best(trainer)
         + "."
     )
     trainer.end()
     return 0
 
 
-def _best(state: Any) -> str:
+def reported_metrics(trainer: "RagTrainer", questions: "Dataset") -> list[str]:
+    """The figures that an evaluation of these questions will report."""
+    from rag_finetune.metrics.retrieval import KS
+    from rag_finetune.training.arguments import ANSWER_METRICS
+
+    n_docs = trainer.retriever.n_docs
+    ks = sorted({*KS, n_docs})
+    names = ["loss", "distinct_passages", "top1_frequency", "n_examples"]
+    names += ["doc_entropy"] if n_docs > 1 else []
+    names += [f"answer_recall@{k}" for k in ks]
+    names += ANSWER_METRICS if trainer.args.predict_with_generate else []
+    if any(questions["positive_ids"]):
+        names += ["mrr@10", *(f"recall@{k}" for k in ks)]
+    return names
+
+
+def _check_best_metric(trainer: "RagTrainer", questions: "Dataset") -> None:
+    """Raise for a --metric_for_best_model that would be missed at the first evaluation."""
+    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
+    reported = reported_metrics(trainer, questions)
+    if metric not in reported:
+        hint = ""
+        if metric.startswith(("recall@", "mrr@")):
+            hint = ' Those of retrieval need "positive_ids" in the validation questions.'
+        names = ", ".join(sorted(reported))
+        raise ValueError(f'--metric_for_best_model must be one of {names}; found "{metric}".{hint}')
+
+
+def _best(trainer: "RagTrainer") -> str:
     """The best validation figure, in words; empty without validation."""
+    state, args = trainer.state, trainer.args
     if state.best_metric is None:
         return ""
-    return f"; best validation figure {state.best_metric:.4f} at step {state.best_global_step}"
+    figure = f"; best {args.metric_for_best_model} in validation {state.best_metric:.4f}"
+    if not args.load_best_model_at_end:
+        return f"{figure}, the last model is kept"
+    return f"{figure} at step {state.best_global_step}"
 
 
 def _say_nothing(*values: object) -> None:

@@ -101,6 +101,7 @@ class TextEncoder:
     def save(self, folder: Path) -> None:
         """Write network and tokenizer as an ordinary Transformers folder."""
         self.model.save_pretrained(folder)
+        share_weights(folder)
         self.tokenizer.save_pretrained(folder)
 
     def _tokenize(self, texts: list[str], titles: list[str]) -> list[dict[str, list[int]]]:
@@ -135,6 +136,17 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def share_weights(folder: Path) -> None:
+    """Give weights that were just saved the permissions of the config.json beside them.
+
+    safetensors 0.8.0 makes files that their owner alone may read, whatever the umask. Delete when
+    it no longer does (safetensors/safetensors#782).
+    """
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def require_source(name_or_path: str | Path) -> None:

@@ -30,6 +30,7 @@ from rag_finetune.rag.generation import (
     require_batch_size,
     retrieve,
     tokenize_questions,
+    warn_about_long_questions,
 )
 
 RETRIEVAL_DEPTH = max(KS)
@@ -116,6 +117,7 @@ def evaluate_rag(
         raise ValueError("Evaluation needs passages: load the model with its index.")
     require_batch_size(batch_size)
     n_docs = rag.retriever.clamp(n_docs)
+    warn_about_long_questions(rag, list(questions["question"]), max_question_length)
     rows = _length_sorted(questions)
     evaluated: dict[int, Evaluated] = {}
     bar = tqdm(total=len(rows), desc="Evaluating", unit=" questions", disable=not progress)

@@ -20,14 +20,14 @@ class PassageIndex:
     """An opened index folder. Vectors and passages are mapped, not read.
 
     Attributes:
-        folder: where it is.
+        folder: where it is; absolute, so that it is found from another working directory.
         manifest: what it says about itself.
         passages: the passages, columns id, document_id, title, text, embeddings.
     """
 
     def __init__(self, folder: Path, fingerprint: str | None = None) -> None:
         """Open a folder; see `open_index`."""
-        self.folder = folder
+        self.folder = folder.absolute()
         self.manifest = load_manifest(folder)
         if fingerprint not in (None, self.manifest.fingerprint):
             raise ValueError(
@@ -93,7 +93,7 @@ class PassageIndex:
             vectors[flat >= 0] = embeddings.reshape(len(unique), -1)[inverse]
             texts = table.select(["id", "document_id", "title", "text"]).to_pylist()
             for position, source in zip(np.flatnonzero(flat >= 0), inverse, strict=True):
-                found[position] = texts[source]
+                found[position] = texts[source].copy()  # each row its own: callers add to it
         return found, vectors.reshape(*rows.shape, -1)
 
 

@@ -16,7 +16,7 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.encoders.encode import require_source
+from rag_finetune.encoders.encode import require_source, share_weights
 from rag_finetune.files import describe, read_text, staged_folder, write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
@@ -59,6 +59,7 @@ def save_rag(model: Any, tokenizer: RagTokenizer, folder: Path) -> None:
     staged = folder / f".partial-{os.getpid()}"
     try:
         model.save_pretrained(staged)
+        share_weights(staged)
         model.rag.generator.generation_config.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         for entry in staged.iterdir():

@@ -1,5 +1,6 @@
 """Questions in, answers with their evidence out: one search a question, then decoding."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,40 @@ def tokenize_questions(rag: Rag, questions: list[str], max_question_length: int)
     ).to(rag.model.device)
 
 
+def warn_about_long_questions(
+    rag: Rag, questions: Sequence[str], max_question_length: int
+) -> list[int]:
+    """Warn where questions will be cut.
+
+    Args:
+        rag: gives the tokenizer and the longest question that its encoder can take.
+        questions: all that will be asked.
+        max_question_length: tokens of a question; the rest is cut.
+
+    Returns:
+        The rows of the questions that are longer.
+    """
+    limit = question_limit(rag, max_question_length)
+    rows = too_long(rag.tokenizer.question_encoder, questions, limit)
+    if rows:
+        warnings.warn(
+            f"{len(rows):,} of {len(questions):,} questions are longer than {limit} tokens and "
+            f"lose their end; the first is row {rows[0]}: {questions[rows[0]][:60]!r}.",
+            stacklevel=3,
+        )
+    return rows
+
+
+def too_long(tokenizer: Any, texts: Sequence[str], limit: int) -> list[int]:
+    """Rows of the texts that are longer than limit tokens."""
+    # A token holds at least one character or byte: shorter texts need no count. 2: its frame.
+    rows = [row for row, text in enumerate(texts) if len(text.encode()) + 2 > limit]
+    if not rows:
+        return []
+    ids = tokenizer([texts[row] for row in rows], truncation=False, verbose=False)["input_ids"]
+    return [row for row, found in zip(rows, ids, strict=True) if len(found) > limit]
+
+
 def answers_with_evidence(rag: Rag, retrieved: Retrieved, decoded: Decoded) -> list[list[Answer]]:
     """Join what was decoded with what was retrieved, one list of answers a question."""
     texts = rag.tokenizer.generator.batch_decode(decoded.sequences, skip_special_tokens=True)
@@ -167,6 +202,7 @@ def generate_answers(
         raise ValueError(f"questions must be a list of strings. Write [{questions[:60]!r}].")
     require_batch_size(batch_size)
     n_docs = rag.retriever.clamp(n_docs)
+    warn_about_long_questions(rag, questions, max_question_length)
     answers = []
     starts = range(0, len(questions), batch_size)
     bar = tqdm(starts, desc="Answering", unit=" batches", disable=not progress)

@@ -166,6 +166,14 @@ class RagIndexRetriever(RagRetriever):
             tensor_type=return_tensors,
         )
 
+    def require_room(self, questions: list[str]) -> None:
+        """Check that every question fits into the generator's input.
+
+        Raises:
+            ValueError: one is longer than `config.max_combined_length` by itself.
+        """
+        self._tokenize_contexts([""] * len(questions), [self.config.doc_sep + q for q in questions])
+
     def question_texts(self, question_input_ids: torch.Tensor | list[list[int]]) -> list[str]:
         """Questions as the generator sees them: the question encoder's tokens, decoded."""
         texts: list[str] = self.question_encoder_tokenizer.batch_decode(

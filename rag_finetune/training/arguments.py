@@ -101,6 +101,10 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             # Without it processes on a CPU machine would each be a world of their own.
             self.use_cpu = True
         super().__post_init__()
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            # Both take a falling figure for a better one, whatever greater_is_better says.
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **dict(self.lr_scheduler_kwargs or {})}  # type: ignore[arg-type]
         self._check_world()
 
     def public_dict(self) -> dict[str, Any]:
@@ -165,9 +169,15 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
         """Raise for options that do not go together; each would show only hours later, or never."""
         if self.eval_strategy == "no":
             if self.early_stopping_patience is not None:
-                raise ValueError("early_stopping_patience needs evaluations: set --eval_strategy.")
+                raise ValueError(
+                    "early_stopping_patience needs evaluations: validation questions and an "
+                    "eval_strategy."
+                )
             if self.save_strategy == "best":
-                raise ValueError("save_strategy best needs evaluations: set --eval_strategy.")
+                raise ValueError(
+                    "save_strategy best needs evaluations: validation questions and an "
+                    "eval_strategy."
+                )
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if metric in ANSWER_METRICS and not self.predict_with_generate:
             raise ValueError(

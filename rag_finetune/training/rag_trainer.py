@@ -33,6 +33,7 @@ from rag_finetune.training.callbacks import (
 from rag_finetune.training.options import PARTS
 from rag_finetune.training.rag_evaluator import RagEvaluator, as_items
 from rag_finetune.training.setup import (
+    check_lengths,
     checkpointable,
     configure_model,
     split_groups,
@@ -84,6 +85,9 @@ class RagTrainer(RagEvaluator):
             )
             args.eval_strategy = "no"
             args.load_best_model_at_end = False
+        train_dataset = as_items(train_dataset, args.target, args.seed)
+        if train_dataset is not None:
+            check_lengths(rag, train_dataset, args)
         self.sigterm = SaveOnSigterm()
         self._grad_norms: dict[str, float] = {}
         self._placed_index: PassageIndex | None = None
@@ -92,7 +96,7 @@ class RagTrainer(RagEvaluator):
             model=rag.model,
             args=args,
             data_collator=kwargs.pop("data_collator", collator),
-            train_dataset=as_items(train_dataset, args.target, args.seed),
+            train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=rag.tokenizer,  # type: ignore[arg-type]
             **kwargs,

@@ -1,5 +1,6 @@
 """What a trainer does to a model before training, and to its rows after evaluating."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import nn
 
+from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.evaluation.evaluate import Evaluated
 from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.generation import question_limit, too_long, warn_about_long_questions
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.options import PARTS
 
@@ -37,6 +40,35 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
         settings.max_length = args.max_target_length
     for name in PARTS:
         getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
+
+
+def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments) -> None:
+    """Say what will be cut, and refuse what cannot be read, before training.
+
+    Args:
+        rag: the model, its lengths set.
+        items: the questions to train or validate on.
+        args: gives the lengths.
+
+    Raises:
+        ValueError: a question leaves no room for a passage.
+    """
+    texts = list(items.questions["question"])
+    warn_about_long_questions(rag, texts, args.max_question_length)
+    first_only = slice(1 if items.target == "first" else None)
+    answers = [text for golds in items.questions["answers"] for text in golds[first_only]]
+    rows = too_long(rag.tokenizer.generator, answers, args.max_target_length - 1)
+    if rows:
+        warnings.warn(
+            f"{len(rows):,} of {len(answers):,} answers are longer than max_target_length "
+            f"{args.max_target_length} and lose their end; the first: {answers[rows[0]][:60]!r}.",
+            stacklevel=3,
+        )
+    limit = question_limit(rag, args.max_question_length)
+    tails = [rag.model.config.doc_sep + text for text in texts]
+    for row in too_long(rag.tokenizer.generator, tails, rag.model.config.max_combined_length):
+        asked = rag.tokenizer.question_encoder(texts[row], truncation=True, max_length=limit)
+        rag.retriever.require_room(rag.retriever.question_texts([asked["input_ids"]]))  # type: ignore[union-attr]
 
 
 def checkpointable(parts: Mapping[str, Any], trainable: Sequence[str]) -> list[Any]:

@@ -1,0 +1,97 @@
+"""`rag-finetune assemble`, run in this process."""
+
+import json
+
+import pytest
+import tiny_rag
+from tiny_job import assemble_words, error_of, files_under, ok, tiny_job, usage_error_of
+from transformers import RagSequenceForGeneration, RagTokenForGeneration
+
+from rag_finetune.rag.checkpoint import load_rag
+
+CHECKPOINT_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "question_encoder_tokenizer/tokenizer.json",
+    "question_encoder_tokenizer/tokenizer_config.json",
+    "generator_tokenizer/tokenizer.json",
+    "generator_tokenizer/tokenizer_config.json",
+    "rag_index.json",
+}
+
+
+def test_assemble_leaves_the_checkpoint_that_the_design_describes():
+    folder = tiny_job() / "assembled"
+    assert files_under(folder) == CHECKPOINT_FILES
+    reference = json.loads((folder / "rag_index.json").read_text())
+    assert reference["index"] == "../index"
+    assert all(str(tiny_job()) not in path.read_text() for path in folder.rglob("*.json"))
+
+
+def test_what_it_is_made_of_is_said(tmp_path):
+    done = ok(*assemble_words(tiny_job(), tmp_path / "rag"))
+    assert done.out.startswith(f"{tmp_path / 'rag'}: rag_sequence of ")
+
+
+def test_without_an_index_there_is_no_reference_to_one(tmp_path):
+    ok(*assemble_words(tiny_job(), tmp_path / "rag"))
+    assert files_under(tmp_path / "rag") == CHECKPOINT_FILES - {"rag_index.json"}
+    with pytest.raises(ValueError, match="--index"):
+        load_rag(tmp_path / "rag")
+    assert load_rag(tmp_path / "rag", index=tiny_job() / "index").retriever is not None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "model_class"),
+    [("rag_sequence", RagSequenceForGeneration), ("rag_token", RagTokenForGeneration)],
+)
+def test_the_flags_become_the_settings_of_the_checkpoint(tmp_path, model_type, model_class):
+    words = ["--model_type", model_type, "--n_docs", 3, "--num_beams", 4]
+    words += ["--max_combined_length", 50, "--index", tiny_job() / "index"]
+    ok(*assemble_words(tiny_job(), tmp_path / "rag"), *words)
+    rag = load_rag(tmp_path / "rag")
+    assert type(rag.model) is model_class
+    assert (rag.model.config.n_docs, rag.retriever.n_docs) == (3, 3)
+    assert rag.model.config.max_combined_length == 50
+    assert rag.model.generation_config.num_beams == 4
+    assert rag.model.rag.generator.generation_config.num_beams == 4
+
+
+def test_an_index_of_another_dimension_is_refused(tmp_path):
+    tiny_rag.tiny_index(tmp_path / "wide", width=32)
+    error = error_of(*assemble_words(tiny_job(), tmp_path / "rag"), "--index", tmp_path / "wide")
+    assert "expected vectors of dimension 16" in error
+    assert "found 32" in error
+    assert not (tmp_path / "rag").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n_docs", "0"], "--n_docs must be at least 1, found 0."),
+        (["--num_beams", "-1"], "--num_beams must be at least 1, found -1."),
+        (["--max_combined_length", "0"], "--max_combined_length must be at least 1"),
+        (["--max_combined_length", "300"], "Lower --max_combined_length."),
+        (
+            ["--question_encoder", "PARTS/context_encoder"],
+            "Was the other encoder of the pair meant?",
+        ),
+        (["--question_encoder", "PARTS/generator"], 'found model type "bart"'),
+        (["--question_encoder", "./nowhere"], "./nowhere: no such folder"),
+        (["--generator", "./nowhere"], "./nowhere: no such folder"),
+        (["--index", "nowhere"], "nowhere: no such folder. Build it with `rag-finetune index`."),
+        (["--index", "PARTS"], "not an index folder, manifest.json is missing"),
+        (["--output_dir", "PARTS"], "already exists and is not empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_fails_with_one_line_and_leaves_nothing(tmp_path, words, message):
+    words = [word.replace("PARTS", str(tiny_job() / "parts")) for word in words]
+    assert message in error_of(*assemble_words(tiny_job(), tmp_path / "rag"), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_head_is_wrong_usage(tmp_path):
+    error = usage_error_of(*assemble_words(tiny_job(), tmp_path / "x"), "--model_type", "rag")
+    assert "argument --model_type: invalid choice: 'rag'" in error

@@ -1,0 +1,199 @@
+"""`rag-finetune evaluate`, run in this process."""
+
+import json
+import shutil
+
+import pytest
+import tiny_rag
+from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+
+METRICS = set(
+    "exact_match f1 bleu rouge1 rouge2 rougeL recall@1 recall@5 recall@10 recall@20 mrr@10 "
+    "answer_recall@1 answer_recall@5 answer_recall@10 answer_recall@20 answer_in_corpus "
+    "distinct_passages top1_frequency doc_entropy n_examples".split()
+)
+ANSWERS = {"exact_match", "f1", "bleu", "rouge1", "rouge2", "rougeL"}
+
+
+def evaluate_words(output, *, model=None):
+    model = model or tiny_job() / "run"
+    words = ["--model_name_or_path", model, "--eval_file", tiny_job() / "train.json"]
+    return ["evaluate", *words, "--output_dir", output]
+
+
+def metrics_in(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def predictions_in(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_evaluate_leaves_metrics_and_predictions(tmp_path):
+    done = ok(*evaluate_words(tmp_path / "evaluation"))
+    assert files_under(tmp_path / "evaluation") == {"metrics.json", "predictions.jsonl"}
+    metrics = metrics_in(tmp_path / "evaluation")
+    assert set(metrics) == METRICS
+    assert all(type(value) in (int, float) for value in metrics.values())
+    assert metrics["n_examples"] == 20
+    assert metrics["recall@20"] == metrics["answer_in_corpus"] == 1.0  # all twenty are searched
+    table = dict(line.split()[:2] for line in done.out.splitlines() if "  " in line)
+    assert set(table) == METRICS
+    assert (table["recall@20"], table["n_examples"]) == ("100.0", "20")
+
+
+def test_each_prediction_comes_with_its_passages(tmp_path):
+    ok(*evaluate_words(tmp_path))
+    rows = predictions_in(tmp_path)
+    facts = tiny_rag.facts()
+    assert [row["id"] for row in rows] == [str(number) for number in range(20)]
+    assert [row["question"] for row in rows] == [fact["question"] for fact in facts]
+    assert [row["answers"] for row in rows] == [[fact["answer"]] for fact in facts]
+    for row in rows:
+        keys = {"id", "question", "answers", "prediction", "score", "passages"}
+        assert set(row) == keys
+        assert len(row["passages"]) == 5
+        scores = [passage["score"] for passage in row["passages"]]
+        assert scores == sorted(scores, reverse=True)
+        for passage in row["passages"]:
+            assert set(passage) == {"id", "title", "text", "score", "posterior"}
+        assert sum(p["posterior"] for p in row["passages"]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_an_evaluation_is_not_overwritten_unless_asked_to(tmp_path):
+    ok(*evaluate_words(tmp_path))
+    before = metrics_in(tmp_path)
+    assert "Choose another folder, or give --overwrite." in error_of(*evaluate_words(tmp_path))
+    assert "--overwrite" in error_of(*evaluate_words(tmp_path), "--overwrite", "false")
+    ok(*evaluate_words(tmp_path), "--overwrite", "--n_docs", 3)
+    assert metrics_in(tmp_path) != before
+    assert {len(row["passages"]) for row in predictions_in(tmp_path)} == {3}
+
+
+def test_a_run_that_was_moved_gives_the_same_metrics(tmp_path, monkeypatch):
+    shutil.copytree(learnt_checkpoint(), tmp_path / "run")
+    ok(*evaluate_words(tmp_path / "first", model=tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "kept")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ok(*evaluate_words(tmp_path / "second", model="kept"))
+    assert metrics_in(tmp_path / "first")["exact_match"] >= 0.8
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_the_batch_size_changes_nothing(tmp_path):
+    for size in (1, 20):
+        words = evaluate_words(tmp_path / str(size), model=learnt_checkpoint())
+        ok(*words, "--batch_size", size)
+    alone, together = metrics_in(tmp_path / "1"), metrics_in(tmp_path / "20")
+    assert alone == pytest.approx(together, rel=1e-6)
+    pairs = zip(predictions_in(tmp_path / "1"), predictions_in(tmp_path / "20"), strict=True)
+    for one, other in pairs:
+        assert one["prediction"] == other["prediction"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert [p["id"] for p in one["passages"]] == [p["id"] for p in other["passages"]]
+        scores = [p["score"] for p in other["passages"]]
+        assert [p["score"] for p in one["passages"]] == pytest.approx(scores, abs=1e-6)
+
+
+def test_more_passages_than_twenty_add_their_recall(tmp_path):
+    ok(*evaluate_words(tmp_path), "--n_docs", 7)
+    assert {"recall@7", "answer_recall@7"} == set(metrics_in(tmp_path)) - METRICS
+
+
+def test_the_length_of_answers_and_the_decoding_are_what_the_flags_say(tmp_path):
+    ok(*evaluate_words(tmp_path / "whole", model=learnt_checkpoint()))
+    words = ["--max_new_tokens", 3, "--num_beams", 3, "--decoding", "fast"]
+    ok(*evaluate_words(tmp_path / "short", model=learnt_checkpoint()), *words)
+    pairs = zip(predictions_in(tmp_path / "short"), predictions_in(tmp_path / "whole"), strict=True)
+    for short, whole in pairs:
+        assert len(short["prediction"].split()) <= 2
+        if short["prediction"] == whole["prediction"]:
+            # Counted only under the passages whose search found it: never above the whole sum.
+            assert short["score"] <= whole["score"] + 1e-5
+    assert metrics_in(tmp_path / "short")["f1"] > 0.4
+    assert metrics_in(tmp_path / "short") != metrics_in(tmp_path / "whole")
+
+
+def test_retrieval_only_measures_no_answers(tmp_path):
+    ok(*evaluate_words(tmp_path / "whole"))
+    ok(*evaluate_words(tmp_path / "retrieval"), "--retrieval_only")
+    metrics, whole = metrics_in(tmp_path / "retrieval"), metrics_in(tmp_path / "whole")
+    assert set(metrics) == METRICS - ANSWERS
+    for name in metrics:
+        if name.startswith(("recall", "mrr", "answer")):
+            assert metrics[name] == whole[name], name
+    row = predictions_in(tmp_path / "retrieval")[0]
+    assert set(row) == {"id", "question", "answers", "passages"}
+    assert len(row["passages"]) == 20
+
+
+def test_retrieval_only_does_without_a_checkpoint(tmp_path):
+    ok(*evaluate_words(tmp_path / "a", model=tiny_job() / "assembled"), "--retrieval_only")
+    words = ["--question_encoder", tiny_job() / "parts/question_encoder"]
+    words += ["--index", tiny_job() / "index", "--eval_file", tiny_job() / "train.json"]
+    ok("evaluate", "--retrieval_only", *words, "--output_dir", tmp_path / "b")
+    assert metrics_in(tmp_path / "a") == metrics_in(tmp_path / "b")
+
+
+def test_questions_without_gold_have_no_recall(tmp_path):
+    (tmp_path / "qa.jsonl").write_text('{"question": "what is the house of ada ?", "answer": "x"}')
+    ok(*evaluate_words(tmp_path), "--eval_file", tmp_path / "qa.jsonl")
+    metrics = metrics_in(tmp_path)
+    assert not any(name.startswith(("recall@", "mrr@")) for name in metrics)
+    assert metrics["answer_in_corpus"] == 0.0
+
+
+def test_an_index_of_another_encoder_is_refused_and_says_whose_it_is(tmp_path):
+    tiny_rag.tiny_index(tmp_path / "other")
+    error = error_of(*evaluate_words(tmp_path / "x"), "--index", tmp_path / "other")
+    assert f"{tmp_path / 'other'}: expected vectors of the encoder with fingerprint" in error
+    assert "Give the index that belongs to this model" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n_docs", "0"], "--n_docs must be at least 1, found 0."),
+        (["--num_beams", "0"], "--num_beams must be at least 1, found 0."),
+        (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1, found 0."),
+        (["--batch_size", "0"], "--batch_size must be at least 1, found 0."),
+        (["--max_question_length", "0"], "--max_question_length must be at least 1, found 0."),
+        (["--eval_file", "nowhere.json"], "nowhere.json: expected a file, found nothing there."),
+        (["--model_name_or_path", "./nowhere"], "./nowhere: no such folder."),
+        (["--model_name_or_path", "JOB/parts/generator"], "`rag-finetune assemble`"),
+        (["--model_name_or_path", "JOB/parts"], "not a checkpoint, config.json is missing"),
+        (["--index", "JOB/run"], "not an index folder, manifest.json is missing"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file. --config needs a YAML file."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_fails_with_one_line_and_leaves_nothing(tmp_path, words, message):
+    words = [word.replace("JOB", str(tiny_job())) for word in words]
+    assert message in error_of(*evaluate_words(tmp_path / "evaluation"), *words)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", lambda *args, **kwargs: 1 / 0)
+    (tmp_path / "file").write_text("")
+    assert "is a file. Choose a folder" in error_of(*evaluate_words(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--retrieval_only"],
+        ["--question_encoder", "x"],
+        ["--question_encoder", "x", "--index", "y"],
+        ["--question_encoder", "x", "--retrieval_only"],
+        "--question_encoder x --retrieval_only --index y --model_name_or_path z".split(),
+    ],
+    ids=" ".join,
+)
+def test_flags_that_do_not_go_together_are_wrong_usage(tmp_path, words):
+    error = usage_error_of("evaluate", "--eval_file", "q", "--output_dir", tmp_path / "x", *words)
+    assert "--retrieval_only" in error
+    assert "--question_encoder" in error

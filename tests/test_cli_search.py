@@ -1,0 +1,128 @@
+"""`rag-finetune search`, run in this process."""
+
+import re
+
+import pytest
+import tiny_rag
+from tiny_job import error_of, ok, tiny_job, usage_error_of
+
+from rag_finetune.cli.search import results_table
+from rag_finetune.encoders.encode import load_question_encoder
+from rag_finetune.index.store import open_index
+
+ADA, BEN = "what is the house of ada ?", "what is the house of ben ?"
+ROW = re.compile(r"^ *(\d+) +(-?\d+\.\d{4})  (\S+) +(house of \w+)  +the house of .*$")
+
+
+def encoder_words():
+    encoder = tiny_job() / "parts/question_encoder"
+    return ["--index", tiny_job() / "index", "--question_encoder", encoder]
+
+
+def tables_of(out):
+    """Each question with its rows as (rank, score, id, title)."""
+    found = []
+    blocks = out.strip().split("\n\n")
+    for question, table in zip(blocks[::2], blocks[1::2], strict=True):
+        header, *rows = table.splitlines()
+        assert header.split() == ["rank", "score", "id", "title", "text"]
+        found.append((question, [ROW.match(row).groups() for row in rows]))
+    return found
+
+
+def test_the_table_is_what_the_index_finds():
+    ((question, rows),) = tables_of(ok("search", ADA, *encoder_words()).out)
+    index = open_index(tiny_job() / "index")
+    encoder = load_question_encoder(str(tiny_job() / "parts/question_encoder"))
+    scores, ids = index.search(encoder.encode([ADA]), 5)
+    passages = index.passages[ids[0].tolist()]
+    assert question == ADA
+    assert [int(rank) for rank, *_ in rows] == [1, 2, 3, 4, 5]
+    assert [row[1] for row in rows] == [f"{score:.4f}" for score in scores[0]]
+    assert [row[2] for row in rows] == passages["id"]
+    assert [row[3] for row in rows] == passages["title"]
+
+
+def test_several_questions_get_a_table_each_as_if_asked_alone():
+    both = tables_of(ok("search", ADA, BEN, *encoder_words(), "--k", 3).out)
+    alone = [tables_of(ok("search", q, *encoder_words(), "--k", 3).out)[0] for q in (ADA, BEN)]
+    assert both == alone
+
+
+def test_k_above_the_corpus_shows_all_of_it():
+    ((_, rows),) = tables_of(ok("search", ADA, *encoder_words(), "--k", 99).out)
+    assert sorted(int(row[2]) for row in rows) == list(range(1, 21))
+
+
+def test_a_checkpoint_brings_its_question_encoder_and_its_index():
+    by_parts = ok("search", ADA, *encoder_words())
+    by_checkpoint = ok("search", ADA, "--model_name_or_path", tiny_job() / "assembled")
+    assert by_checkpoint.out == by_parts.out
+
+
+def test_another_index_may_be_named_for_a_checkpoint(tmp_path):
+    words = ["--model_name_or_path", tiny_job() / "assembled", "--index", tiny_job() / "run/index"]
+    assert ok("search", ADA, *words).out == ok("search", ADA, *encoder_words()).out
+    tiny_rag.tiny_index(tmp_path / "other")
+    error = error_of("search", ADA, *words[:2], "--index", tmp_path / "other")
+    assert "Give the index that belongs to this model" in error
+
+
+def test_an_encoder_of_another_dimension_is_refused(tmp_path):
+    parts = tiny_rag.save_parts(tmp_path, width=32)
+    words = ["--index", tiny_job() / "index", "--question_encoder", parts["question_encoder"]]
+    error = error_of("search", ADA, *words)
+    assert "The question encoder does not belong to this index." in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k", "0"], "--k must be at least 1, found 0."),
+        (["--index", "nowhere"], "nowhere: no such folder. Build it"),
+        (["--question_encoder", "JOB/parts/context_encoder"], "Was the other encoder of the pair"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_work_fails_with_one_line(words, message):
+    words = [word.replace("JOB", str(tiny_job())) for word in words]
+    assert message in error_of("search", ADA, *encoder_words(), *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([ADA, "--index", "x"], "--question_encoder --model_name_or_path is required"),
+        ([ADA, "--question_encoder", "x"], "--question_encoder needs --index"),
+        (["--index", "x", "--question_encoder", "y"], "required: question"),
+        ([ADA, "--question_encoder", "x", "--model_name_or_path", "y"], "not allowed with"),
+        ([ADA, "--index", "x", "--question_encoder", "y", "--n_docs", "3"], "unrecognised flag"),
+    ],
+)
+def test_wrong_usage_ends_with_2(words, message):
+    assert message in usage_error_of("search", *words)
+
+
+def passage(title="t", text="x", id_="1"):
+    return {"id": id_, "document_id": id_, "title": title, "text": text}
+
+
+def test_a_table_fits_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    passages = [passage("word " * 20, "word\n" * 90), passage("short", "x", "long-id")]
+    lines = results_table(passages, [1.5, -2.0]).splitlines()
+    assert [len(line) <= 80 for line in lines] == [True, True, True]
+    assert lines[1].startswith("   1      1.5000  1        word word")
+    assert lines[1].endswith("…")
+    assert lines[2] == f"   2     -2.0000  long-id  {'short':<30}  x"
+
+
+def test_text_without_spaces_is_cut_and_not_dropped(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    table = results_table([passage("東" * 40, "京" * 200)], [0.0])
+    assert "東" * 29 + "…" in table
+    assert "京" * 20 in table
+
+
+def test_an_empty_title_leaves_its_column_empty():
+    assert results_table([passage("")], [0.0]).splitlines()[1] == "   1      0.0000  1          x"

@@ -1,0 +1,82 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from rag_finetune.metrics.health import collapse_warnings, retrieval_health
+
+HEALTHY = {"distinct_passages": 0.6, "top1_frequency": 0.1, "doc_entropy": 0.7}
+
+
+def test_figures_worked_by_hand():
+    retrieved = [["a", "b"], ["a", "c"], ["d", "a"], ["a", "b"]]
+    thirds = math.log(3)  # p(z|x) = 3/4, 1/4
+    scores = np.array([[thirds, 0], [5, 5], [700, -700], [1000 + thirds, 1000]])
+    quarter = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4)) / math.log(2)
+    assert retrieval_health(retrieved, scores, n_passages=100) == {
+        "distinct_passages": 4 / 8,
+        "top1_frequency": 3 / 4,
+        "doc_entropy": pytest.approx((quarter + 1 + 0 + quarter) / 4),
+    }
+
+
+def test_distinct_passages_are_a_share_of_what_there_could_be():
+    retrieved, scores = [["a", "b"]] * 3, np.zeros((3, 2))
+    assert retrieval_health(retrieved, scores, 1000)["distinct_passages"] == 2 / 6
+    assert retrieval_health(retrieved, scores, 4)["distinct_passages"] == 2 / 4
+    assert retrieval_health(retrieved, scores, 2)["distinct_passages"] == 1
+
+
+def test_one_passage_a_question_has_no_entropy():
+    assert retrieval_health([["a"], ["b"]], np.array([[1.0], [2.0]]), 9) == {
+        "distinct_passages": 1,
+        "top1_frequency": 1 / 2,
+    }
+
+
+def test_no_passage_counts_neither_as_one_nor_in_the_entropy():
+    retrieved = [["a", "", ""], ["b", "a", ""]]
+    scores = np.array([[4, -np.inf, -np.inf], [7, 7, -np.inf]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        health = retrieval_health(retrieved, scores, 100)
+    assert health["distinct_passages"] == 2 / 6
+    assert health["doc_entropy"] == pytest.approx((0 + math.log(2)) / 2 / math.log(3))
+
+
+def test_extreme_scores_stay_finite():
+    scores = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4]], dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        entropy = retrieval_health([["a", "b", "c"]] * 2, scores, 9)["doc_entropy"]
+    assert entropy == pytest.approx(1 / 2)
+
+
+def test_no_question_is_an_error():
+    with pytest.raises(ValueError, match="needs at least one question, found none"):
+        retrieval_health([], np.zeros((0, 5)), 9)
+
+
+def test_a_healthy_retriever_is_not_warned_about():
+    assert collapse_warnings(HEALTHY, 1000) == []
+    assert collapse_warnings({"distinct_passages": 1.0, "top1_frequency": 0.05}, 20) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top1_frequency": 0.51}, "51% of the questions retrieve the same first passage"),
+        ({"distinct_passages": 0.049}, "only 4.9% of the passages that could be retrieved"),
+        ({"doc_entropy": 0.009}, "p(z|x) lies on one passage"),
+    ],
+)
+def test_each_kind_of_collapse_is_named(change, message):
+    (found,) = collapse_warnings(HEALTHY | change, 20)
+    assert found.startswith(message)
+
+
+def test_few_questions_say_nothing_about_variety():
+    collapsed = {"distinct_passages": 0.01, "top1_frequency": 1.0, "doc_entropy": 0.0}
+    assert len(collapse_warnings(collapsed, 19)) == 1
+    assert len(collapse_warnings(collapsed, 20)) == 3

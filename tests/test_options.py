@@ -1,0 +1,42 @@
+"""The options that RAG training adds."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from rag_finetune.training.options import PARTS, REFUSED, RagOptions
+
+
+def test_the_options_import_no_torch():
+    code = (
+        "import sys, rag_finetune.training.options;"
+        "sys.exit(', '.join({'torch', 'transformers', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", dataclasses.fields(RagOptions), ids=lambda field: field.name)
+def test_every_option_says_what_it_is_for_and_its_default_is_a_choice(option):
+    assert option.metadata["help"]
+    default = getattr(RagOptions(), option.name)
+    if "choices" in option.metadata and default is not None:
+        chosen = default if isinstance(default, list) else [default]
+        assert set(chosen) <= set(option.metadata["choices"])
+
+
+def test_the_defaults_are_fresh_lists():
+    first = RagOptions()
+    first.trainable.append("x")
+    assert RagOptions().trainable == list(PARTS)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_every_refusal_gives_a_reason_that_fits_into_a_sentence(name):
+    reason = REFUSED[name]
+    assert reason
+    assert not reason.endswith(".")
+    if reason.startswith("see --"):
+        assert reason.removeprefix("see --") in REFUSED

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import tiny_rag
+import torch
+from trained_rag import spread
+
+from rag_finetune.losses.likelihood import rag_negative_log_likelihood
+from rag_finetune.rag import scoring
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.scoring import Contexts, encode_contexts, score_passages, token_log_probs
+
+N_DOCS = 3
+
+
+@pytest.fixture(scope="module", params=["bart", "t5"])
+def rag(request, tmp_path_factory) -> Rag:
+    """A model whose outputs are far from uniform; tests leave it as it is."""
+    rag = tiny_rag.tiny_rag(tmp_path_factory.mktemp("scoring"), request.param)
+    spread(rag.model.rag.generator, 0.5)
+    return rag
+
+
+def contexts_of(rag: Rag, questions: int) -> Contexts:
+    """Contexts of different lengths, so that most are padded."""
+    facts = tiny_rag.facts()
+    texts = [facts[(row * 7) % 20]["text"][: 20 + 3 * row] for row in range(questions * N_DOCS)]
+    tokens = rag.tokenizer.generator(texts, padding=True, return_tensors="pt")
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(questions, N_DOCS, generator=draw) * 2
+    return Contexts(tokens["input_ids"], tokens["attention_mask"], scores)
+
+
+def sequences_of(rag: Rag, answers: list[str]) -> torch.Tensor:
+    """Answers as the decoder gives them: start, tokens, end, padding."""
+    tokens = rag.tokenizer.generator(answers, padding=True, return_tensors="pt")["input_ids"]
+    start = rag.model.config.generator.decoder_start_token_id
+    return torch.cat([tokens.new_full((len(tokens), 1), start), tokens], dim=1)
+
+
+def test_scores_are_inner_products_and_minus_infinity_where_no_passage_is():
+    draw = np.random.default_rng(0)
+    hidden, embeds = draw.normal(size=(4, 8)), draw.normal(size=(4, 3, 8)) * 10
+    ids = np.array([[0, 1, 2], [3, -1, 1], [-1, -1, -1], [0, 0, 0]])
+    scores = score_passages(
+        torch.tensor(hidden, dtype=torch.float32), torch.tensor(embeds), torch.tensor(ids)
+    )
+    expected = np.einsum("bd,bkd->bk", hidden, embeds)
+    expected[ids < 0] = -np.inf
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_float32_under_autocast():
+    draw = torch.Generator().manual_seed(0)
+    hidden = (torch.randn(2, 64, generator=draw) * 3).requires_grad_()
+    embeds = torch.randn(2, 5, 64, generator=draw) * 3
+    expected = torch.einsum("bd,bkd->bk", hidden.double(), embeds.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = score_passages(hidden, embeds, torch.zeros(2, 5))
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-4)
+    scores.sum().backward()
+    torch.testing.assert_close(hidden.grad, embeds.sum(1))
+
+
+def test_no_gradient_is_not_a_number_where_no_passage_is():
+    hidden = torch.ones(1, 2, requires_grad=True)
+    scores = score_passages(hidden, torch.ones(1, 2, 2), torch.tensor([[4, -1]]))
+    scores.logsumexp(-1).sum().backward()
+    assert hidden.grad.tolist() == [[1.0, 1.0]]
+
+
+def test_encoder_states_do_not_depend_on_padding(rag):
+    contexts = contexts_of(rag, 2)
+    together = encode_contexts(rag.model.rag.generator, contexts)
+    assert together.shape == (*contexts.input_ids.shape, 16)
+    for row in range(6):
+        length = int(contexts.attention_mask[row].sum())
+        alone = encode_contexts(
+            rag.model.rag.generator,
+            Contexts(
+                contexts.input_ids[row : row + 1, :length],
+                contexts.attention_mask[row : row + 1, :length],
+                contexts.doc_scores[:1, :1],
+            ),
+        )
+        torch.testing.assert_close(alone[0], together[row, :length], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [2**27, 1, 300])
+def test_token_log_probs_equal_those_of_the_whole_generator(rag, monkeypatch, chunk):
+    monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", chunk)
+    contexts = contexts_of(rag, 2)
+    sequences = sequences_of(rag, ["red oslo", "green", "old black quito", "red", "blue rome"])
+    rows = torch.tensor([5, 0, 3, 3, 1])
+    with torch.no_grad():
+        states = encode_contexts(rag.model.rag.generator, contexts)
+        found, mask = token_log_probs(rag.model, contexts, states, rows, sequences)
+        pad = rag.model.config.generator.pad_token_id
+        for pair, row in enumerate(rows.tolist()):
+            length = int(contexts.attention_mask[row].sum())
+            target = [token for token in sequences[pair, 1:].tolist() if token != pad]
+            logits = rag.model.rag.generator(
+                input_ids=contexts.input_ids[row : row + 1, :length],
+                decoder_input_ids=sequences[pair : pair + 1, : len(target)],
+            ).logits[0]
+            expected = torch.log_softmax(logits.double(), -1)[range(len(target)), target]
+            assert mask[pair].tolist() == [i < len(target) for i in range(mask.shape[1])]
+            torch.testing.assert_close(
+                found[pair, : len(target)].double(), expected, rtol=1e-4, atol=1e-5
+            )
+    assert found[mask].std() > 0.1
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_scores_of_an_answer_add_up_to_its_loss(rag, per_token):
+    contexts, labels = contexts_of(rag, 2), sequences_of(rag, ["red oslo", "green"])
+    with torch.no_grad():
+        states = encode_contexts(rag.model.rag.generator, contexts)
+        per_pair, mask = token_log_probs(
+            rag.model, contexts, states, torch.arange(6), labels.repeat_interleave(N_DOCS, 0)
+        )
+        logits = rag.model.rag.generator(
+            input_ids=contexts.input_ids,
+            attention_mask=contexts.attention_mask,
+            decoder_input_ids=labels.repeat_interleave(N_DOCS, 0),
+        ).logits
+    loss = rag_negative_log_likelihood(
+        logits,
+        labels,
+        contexts.doc_scores,
+        pad_token_id=rag.model.config.generator.pad_token_id,
+        per_token=per_token,
+    )
+    prior = torch.log_softmax(contexts.doc_scores, -1).view(-1, 1)
+    if per_token:
+        tokens = (prior + per_pair).view(2, N_DOCS, -1).logsumexp(1)
+        expected = tokens.masked_fill(~mask[::N_DOCS], 0).sum(-1)
+    else:
+        summed = per_pair.masked_fill(~mask, 0).sum(-1, keepdim=True)
+        expected = (prior + summed).view(2, N_DOCS).logsumexp(-1)
+    torch.testing.assert_close(-loss, expected, rtol=1e-5, atol=1e-5)
