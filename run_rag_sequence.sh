@@ -105,9 +105,12 @@ if [ -e "$output/model/train_results.json" ]; then
     echo "3/4 train: $output/model is there, skipped."
 else
     echo "3/4 train: on $TRAIN_FILE, $processes process(es), to $output/model."
-    if compgen -G "$output/model/checkpoint-*" >/dev/null; then
+    if compgen -G "$output/model/checkpoint-*/trainer_state.json" >/dev/null; then
         echo "    An earlier training was interrupted: going on from its last checkpoint."
         train_flags+=(--resume_from_checkpoint latest)
+    elif [ -d "$output/model" ]; then
+        echo "    An earlier training was interrupted before its first whole checkpoint: starting anew."
+        rm -rf "$output/model"
     fi
     launch=(python)
     if [ "$processes" -gt 1 ]; then
@@ -133,6 +136,6 @@ if [ -e "$output/evaluation/metrics.json" ]; then
     python -m rag_finetune.evaluation.report "$output/evaluation"
 else
     echo "4/4 evaluate: $output/model on $test_file, to $output/evaluation."
-    python -m rag_finetune evaluate --model_name_or_path "$output/model" --eval_file "$test_file" \
-        --output_dir "$output/evaluation"
+    python -m rag_finetune evaluate --model_name_or_path "$output/model" --index "$output/index" \
+        --eval_file "$test_file" --output_dir "$output/evaluation"
 fi

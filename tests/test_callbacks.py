@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 import types
 
 import pytest
@@ -67,13 +68,10 @@ def test_a_part_without_a_gradient_is_named(grad):
 
 
 def test_one_passage_is_named_as_the_reason_for_the_question_encoder_alone():
-    args = arguments(n_docs=1)
-    with pytest.raises(ValueError, match="raise --n_docs"):
-        LearningCheck({"question_encoder": part(grad=0.0)}).on_pre_optimizer_step(
-            args, STATE, CONTROL
-        )
-    with pytest.raises(ValueError, match="look for what cuts its gradient"):
-        LearningCheck({"generator": part(grad=0.0)}).on_pre_optimizer_step(args, STATE, CONTROL)
+    for name, hint in (("question_encoder", "raise --n_docs"), ("generator", "what cuts its")):
+        check = LearningCheck({name: part(grad=0.0)}, n_docs=1)
+        with pytest.raises(ValueError, match=hint):
+            check.on_pre_optimizer_step(arguments(), STATE, CONTROL)
 
 
 @pytest.mark.parametrize("grad", [math.nan, math.inf])
@@ -215,6 +213,46 @@ def test_a_second_run_starts_afresh(handler):
     assert not control.should_training_stop
 
 
+def test_a_stop_leaves_no_time_for_an_evaluation(handler):
+    callback, control = SaveOnSigterm(), TrainerControl(should_evaluate=True)
+    callback.on_train_begin(arguments(), STATE, control)
+    os.kill(os.getpid(), signal.SIGTERM)
+    callback.on_step_end(arguments(), STATE, control)
+    assert (control.should_save, control.should_evaluate) == (True, False)
+    control.should_evaluate = True  # as the end of the epoch does
+    callback.on_epoch_end(arguments(), STATE, control)
+    assert (control.should_save, control.should_evaluate) == (False, False)
+    callback.on_train_end(arguments(), STATE, control)
+
+
+def test_outside_the_main_thread_nothing_is_caught(handler):
+    callback, failed = SaveOnSigterm(), []
+
+    def train():
+        try:
+            callback.on_train_begin(arguments(), STATE, TrainerControl())
+            callback.on_step_end(arguments(), STATE, TrainerControl())
+            callback.on_train_end(arguments(), STATE, TrainerControl())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert failed == []
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_signal_is_given_back_after_a_run_that_failed(handler, tmp_path):
+    rag = load_rag(tiny_job() / "assembled")
+    args = RagTrainingArguments(
+        output_dir=str(tmp_path), n_docs=1, eval_strategy="no", disable_tqdm=True
+    )
+    with pytest.raises(ValueError, match="No gradient reaches question_encoder"):
+        RagTrainer(rag, args, tiny_rag.questions(4)).train()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
 class KillAtStep(TrainerCallback):
     def __init__(self, step):
         self.step = step
@@ -248,12 +286,7 @@ def killed(folder, **options):
     [
         {},
         {"eval_strategy": "no", "save_strategy": "no"},
-        pytest.param(
-            {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best"},
-            marks=pytest.mark.xfail(
-                strict=True, reason="save_strategy best unsets should_save after the evaluation"
-            ),
-        ),
+        {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best"},
     ],
     ids=str,
 )
@@ -263,7 +296,6 @@ def test_a_killed_run_leaves_a_checkpoint_of_its_last_step(tmp_path, options):
     assert (tmp_path / "run/checkpoint-3/trainer_state.json").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the end of the broken-off epoch evaluates and saves again")
 def test_a_killed_run_saves_once_and_evaluates_no_more(tmp_path, monkeypatch):
     saved = []
     save = RagTrainer._save_checkpoint

@@ -129,6 +129,17 @@ def test_retrieval_only_measures_no_answers(tmp_path):
     assert len(row["passages"]) == 20
 
 
+def test_retrieval_only_looks_at_n_docs_passages_too(tmp_path):
+    ok(*evaluate_words(tmp_path), "--retrieval_only", "--n_docs", 7)
+    assert {"recall@7", "answer_recall@7"} == set(metrics_in(tmp_path)) - METRICS
+
+
+@pytest.mark.parametrize("flag", ["--num_beams", "--max_new_tokens"])
+def test_retrieval_only_takes_no_flag_of_answering(tmp_path, flag):
+    error = usage_error_of(*evaluate_words(tmp_path), "--retrieval_only", flag, 4)
+    assert flag in error
+
+
 def test_retrieval_only_does_without_a_checkpoint(tmp_path):
     ok(*evaluate_words(tmp_path / "a", model=tiny_job() / "assembled"), "--retrieval_only")
     words = ["--question_encoder", tiny_job() / "parts/question_encoder"]

@@ -213,6 +213,7 @@ def test_all_candidates_have_the_score_and_order_of_transformers(sequence_rag, b
         num_return_sequences=beams * N_DOCS,
         max_new_tokens=MAX_NEW_TOKENS,
     )
+    compared = 0
     for row in range(6):
         mine = ours.question_rows == row
         candidates = ours.sequences[mine]
@@ -225,7 +226,9 @@ def test_all_candidates_have_the_score_and_order_of_transformers(sequence_rag, b
             ).loss
         both = scored_by_both(rag, candidates)
         torch.testing.assert_close(ours.scores[mine][both], -loss[both], rtol=1e-4, atol=1e-4)
-        assert both.sum() > 2 and (ours.scores[mine].diff() <= 0).all()
+        assert (ours.scores[mine].diff() <= 0).all()
+        compared += int(both.sum())
+    assert compared > 12
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])

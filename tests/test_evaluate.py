@@ -1,5 +1,4 @@
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,16 +9,13 @@ from trained_rag import trained_rag
 from rag_finetune.data.qa import FEATURES
 from rag_finetune.encoders.encode import TextEncoder
 from rag_finetune.evaluation.evaluate import (
-    Evaluated,
     collator_for,
     evaluate_rag,
     evaluate_retrieval,
-    measure,
 )
-from rag_finetune.index.store import PassageIndex, build_index
+from rag_finetune.index.store import build_index
 from rag_finetune.metrics.text import exact_match_score, f1_score
 from rag_finetune.rag.checkpoint import Rag, load_rag
-from rag_finetune.rag.generation import Answer
 
 FACTS = tiny_rag.facts()
 RETRIEVAL = [
@@ -39,11 +35,6 @@ def rag(request) -> Rag:
     return trained_rag("bart", request.param)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory) -> PassageIndex:
-    return tiny_rag.tiny_index(tmp_path_factory.mktemp("evaluate") / "index")
-
-
 def make_questions(*rows: tuple[str, list[str], list[str]]) -> Dataset:
     """A dataset of (question, answers, positive ids)."""
     columns = {"id": [f"row{i}" for i in range(len(rows))]}
@@ -52,107 +43,6 @@ def make_questions(*rows: tuple[str, list[str], list[str]]) -> Dataset:
     ):
         columns[name] = list(values)
     return Dataset.from_dict(columns, features=FEATURES)
-
-
-def found(*ids: str) -> list[dict]:
-    """Passages of the facts with these ids, best first."""
-    return [
-        {
-            "id": name,
-            "document_id": name,
-            "title": FACTS[int(name) - 1]["title"],
-            "text": FACTS[int(name) - 1]["text"],
-            "score": 10.0 - rank,
-        }
-        for rank, name in enumerate(ids)
-    ]
-
-
-def row(gold: str, *ids: str, prediction: str | None = None, **options) -> Evaluated:
-    """An evaluated question about the fact `gold`, for which the passages `ids` were found."""
-    fact = FACTS[int(gold) - 1]
-    question = {
-        "id": f"q{gold}",
-        "question": fact["question"],
-        "answers": [fact["answer"]],
-        "positive_ids": [gold],
-    } | options
-    answer = None if prediction is None else Answer(prediction, -1.0, found(*ids[:2]))
-    return Evaluated(question, found(*ids), [10.0, 9.0], answer)
-
-
-# ---- measure ----
-
-
-def test_metrics_worked_by_hand(index):
-    # Facts 1 "brown", 2 "red bonn", 6 "old black quito"; 19 is "brown", too.
-    rows = [
-        row("1", "1", "4", prediction="brown"),
-        row("2", "4", "19", "2", prediction="red"),
-        row("6", "1", "19", prediction="pink cairo"),
-    ]
-    rows[0].loss, rows[1].loss, rows[2].loss = 1.0, 2.0, 6.0
-    metrics = measure(rows, index, 2)
-    p = 1 / (1 + math.exp(-1))  # p(z|x) of scores 10 and 9
-    entropy = -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
-    expected = {
-        "exact_match": 1 / 3,
-        "f1": (1 + 2 / 3 + 0) / 3,
-        "rouge1": (1 + 2 / 3 + 0) / 3,
-        "recall@1": 1 / 3,
-        "recall@2": 1 / 3,
-        "recall@5": 2 / 3,
-        "mrr@10": (1 + 1 / 3) / 3,
-        "answer_recall@1": 1 / 3,
-        "answer_recall@2": 1 / 3,
-        "answer_recall@5": 2 / 3,
-        "answer_in_corpus": 1.0,
-        "distinct_passages": 3 / 6,
-        "top1_frequency": 2 / 3,
-        "doc_entropy": entropy,
-        "loss": 3.0,
-        "n_examples": 3,
-    }
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
-
-
-def test_questions_without_positive_ids_are_left_out_of_recall(index):
-    known = [row("1", "1", "2"), row("2", "5", "2")]
-    unknown = [row("3", "3", "4", positive_ids=[]), row("4", "1", "2", positive_ids=[])]
-    metrics = measure([*known, *unknown], index, None)
-    assert (metrics["recall@1"], metrics["recall@5"], metrics["mrr@10"]) == (0.5, 1.0, 0.75)
-    assert metrics["answer_recall@1"] == 2 / 4  # of all four: the first and the third
-    assert metrics["n_examples"] == 4
-
-
-def test_recall_is_absent_without_any_positive_ids(index):
-    metrics = measure([row("1", "1", positive_ids=[])], index, None)
-    assert not [name for name in metrics if name.startswith(("recall", "mrr"))]
-    assert "answer_recall@1" in metrics and "exact_match" not in metrics and "loss" not in metrics
-
-
-def test_a_hit_is_any_piece_of_a_positive_document(index):
-    piece = row("1", "1")
-    piece.passages[0] |= {"id": "story#3", "document_id": "story"}
-    for positive, hit in ((["story"], 1.0), (["story#3"], 1.0), (["story#2"], 0.0)):
-        piece.question["positive_ids"] = positive
-        assert measure([piece], index, None)["recall@1"] == hit
-
-
-def test_the_ceiling_is_the_share_of_answers_in_the_corpus(index):
-    rows = [
-        row("1", "2", answers=["old black quito"]),
-        row("2", "2", answers=["nowhere at all", "ada has a dog"]),
-        row("3", "2", answers=["a dog . the"]),  # words of the corpus in another order
-        row("4", "2", answers=["berlin"]),
-    ]
-    assert measure(rows, index, None)["answer_in_corpus"] == 2 / 4
-    assert "answer_in_corpus" not in measure(rows, index, None, ceiling=False)
-
-
-def test_nothing_to_evaluate_is_an_error(index):
-    with pytest.raises(ValueError, match="no question to evaluate"):
-        measure([], index, None)
 
 
 # ---- evaluate_rag ----
@@ -291,17 +181,21 @@ def question_encoder(rag: Rag) -> TextEncoder:
     return TextEncoder(rag.model.question_encoder, rag.tokenizer.question_encoder, 64)
 
 
-def test_retrieval_alone_gives_the_figures_of_the_whole(rag):
+@pytest.mark.parametrize("n_docs", [3, 5, 20])
+def test_retrieval_alone_gives_the_figures_of_the_whole(rag, n_docs):
     questions = tiny_rag.questions()
-    whole = evaluate_rag(rag, questions, n_docs=20, max_new_tokens=2)
-    alone = evaluate_retrieval(question_encoder(rag), rag.retriever.index, questions)
-    assert list(alone.metrics) == [*RETRIEVAL, "n_examples"]
+    whole = evaluate_rag(rag, questions, n_docs=n_docs, max_new_tokens=2)
+    alone = evaluate_retrieval(question_encoder(rag), rag.retriever.index, questions, n_docs=n_docs)
+    assert set(alone.metrics) >= {*RETRIEVAL, f"recall@{n_docs}", "n_examples"}
+    assert set(whole.metrics) - set(alone.metrics) == set(TEXT)
     expected = {name: whole.metrics[name] for name in alone.metrics}
     assert alone.metrics == pytest.approx(expected, rel=1e-4)
     for one, other in zip(alone.predictions, whole.predictions, strict=True):
         assert list(one) == ["id", "question", "answers", "passages"]
-        assert [p["id"] for p in one["passages"]] == [p["id"] for p in other["passages"]]
-        scores = [passage["score"] for passage in one["passages"]]
+        read = one["passages"][:n_docs]
+        assert len(one["passages"]) == 20
+        assert [p["id"] for p in read] == [p["id"] for p in other["passages"]]
+        scores = [passage["score"] for passage in read]
         assert scores == pytest.approx([p["score"] for p in other["passages"]], abs=1e-5)
         assert list(one["passages"][0]) == ["id", "title", "text", "score"]
 

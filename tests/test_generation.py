@@ -13,11 +13,11 @@ from rag_finetune.rag.decoding import Decoded
 from rag_finetune.rag.generation import (
     Retrieved,
     answers_with_evidence,
+    check_question_lengths,
     generate_answers,
     question_limit,
     retrieve,
     tokenize_questions,
-    warn_about_long_questions,
 )
 from rag_finetune.rag.scoring import Contexts
 
@@ -301,11 +301,16 @@ def test_questions_that_will_be_cut_are_counted_and_the_first_is_shown(untrained
     questions = [" ".join(words[:count]) for count in (7, 8, 3, 9)]
     message = r"2 of 4 questions are longer than 9 tokens .* the first is row 1: 'what is the house"
     with pytest.warns(UserWarning, match=message):
-        assert warn_about_long_questions(untrained, questions, 9) == [1, 3]
+        check_question_lengths(untrained, questions, 9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert warn_about_long_questions(untrained, questions, 11) == []
-        assert warn_about_long_questions(untrained, [], 9) == []
+        check_question_lengths(untrained, questions, 11)
+        check_question_lengths(untrained, [], 9)
+
+
+def test_words_that_the_generator_will_not_see_are_announced(untrained):
+    with pytest.warns(UserWarning, match=r"1 of 2 questions hold words .* the first is row 1"):
+        check_question_lengths(untrained, ["what is the house of ada ?", "what is the zebra ?"], 64)
 
 
 # ---- What cannot be answered ----

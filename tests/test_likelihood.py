@@ -8,7 +8,6 @@ import pytest
 import tiny_rag
 import torch
 from torch import Tensor
-from trained_rag import spread
 from transformers import DPRQuestionEncoder, RagConfig
 
 from rag_finetune.data.collator import RagCollator
@@ -42,8 +41,8 @@ def networks(kind: str) -> dict[str, torch.nn.Module]:
         "question_encoder": DPRQuestionEncoder(tiny_rag.dpr_config(dropout=0.0)),
         "generator": tiny_rag.generator(kind, dropout=0.0),
     }
-    spread(parts["question_encoder"], 0.3)
-    spread(parts["generator"], 0.7)
+    tiny_rag.spread(parts["question_encoder"], 0.3)
+    tiny_rag.spread(parts["generator"], 0.7)
     return parts
 
 

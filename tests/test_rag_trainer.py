@@ -306,6 +306,120 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path):
     assert all(same(weights(whole.rag.model), weights(resumed.rag.model)).values())
 
 
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_run_ended_by_sigterm_goes_on_to_the_same_bits_with_evaluations_too(tmp_path, strategy):
+    options = {
+        "dropout": 0.1,
+        "eval_questions": tiny_rag.questions(4),
+        "max_steps": 6,
+        "eval_strategy": strategy,
+        "save_strategy": strategy,
+        "eval_steps": 2,
+        "save_steps": 2,
+    }
+    whole = train_tiny(tmp_path / "whole", **options, load_best_model_at_end=False)
+    killed = train_tiny(
+        tmp_path / "killed", **options, callbacks=[KillAtStep(2)], load_best_model_at_end=False
+    )
+    assert killed.state.global_step == 3
+    assert not any(e["step"] == 3 for e in killed.state.log_history if "eval_loss" in e)
+    resumed = train_tiny(
+        tmp_path / "again",
+        **options,
+        load_best_model_at_end=False,
+        resume=str(tmp_path / "killed/run/checkpoint-3"),
+    )
+    assert all(same(weights(whole.rag.model), weights(resumed.rag.model)).values())
+
+
+def test_of_equal_figures_the_evaluation_with_the_lower_loss_is_the_best(tmp_path):
+    trainer = train_tiny(
+        tmp_path,
+        eval_questions=tiny_rag.questions(8),
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert {entry["eval_exact_match"] for entry in entries} == {0.0}
+    best = min(entries, key=lambda entry: entry["eval_loss"])
+    assert trainer.state.best_global_step == best["step"] == 4
+    assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
+
+
+def test_a_generation_config_of_ones_own_keeps_the_special_tokens(tmp_path):
+    from transformers import GenerationConfig
+
+    rag = tiny_rag.tiny_rag(tmp_path)
+    start = rag.model.generator.generation_config.decoder_start_token_id
+    args = RagTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        eval_strategy="no",
+        generation_config=GenerationConfig(num_beams=2),
+    )
+    RagTrainer(rag, args, tiny_rag.questions())
+    settings = rag.model.generator.generation_config
+    assert (settings.num_beams, settings.decoder_start_token_id) == (2, start)
+    assert settings.max_length == args.max_target_length
+
+
+def test_a_longer_target_raises_the_length_of_answers(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    for length in (8, 32):
+        args = RagTrainingArguments(
+            output_dir=str(tmp_path / "run"), eval_strategy="no", max_target_length=length
+        )
+        RagTrainer(rag, args, tiny_rag.questions())
+        assert rag.model.generator.generation_config.max_length == length
+
+
+def test_the_index_survives_the_checkpoint_that_the_model_came_from(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    train_tiny(tmp_path, max_steps=1, **options)
+    (tmp_path / "index").rename(tmp_path / "gone")
+    rag = load_rag(tmp_path / "run/checkpoint-1")
+    resume = str(tmp_path / "run/checkpoint-1")
+    trainer = train_tiny(tmp_path, rag=rag, max_steps=3, resume=resume, **options)
+    trainer.finish({})
+    assert not (tmp_path / "run/checkpoint-1").exists()
+    assert len(load_rag(tmp_path / "run").retriever.index) == 20
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_other_questions_than_before_are_really_evaluated(tmp_path, workers):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    args = RagTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        disable_tqdm=True,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        metric_for_best_model="near_exact_match",
+    )
+    sets = {"near": tiny_rag.questions(3), "far": tiny_rag.questions(7)}
+    trainer = RagTrainer(rag, args, None, sets)
+    metrics = trainer.evaluate()
+    assert (metrics["eval_near_n_examples"], metrics["eval_far_n_examples"]) == (3, 7)
+    for count in (5, 2):
+        assert trainer.evaluate(tiny_rag.questions(count))["eval_n_examples"] == count
+
+
+def test_what_only_the_evaluation_would_miss_is_refused_before_training(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    args = RagTrainingArguments(output_dir=str(tmp_path / "run"))
+    bare = tiny_rag.questions(3).remove_columns(["positive_ids"])
+    with pytest.raises(ValueError, match='"positive_ids" is missing'):
+        RagTrainer(rag, args, tiny_rag.questions(3), bare)
+    with pytest.raises(ValueError, match=r"metric_for_best_model must be one of near_\w+"):
+        RagTrainer(rag, args, tiny_rag.questions(3), {"near": tiny_rag.questions(3)})
+    unknown = tiny_rag.questions(3).map(lambda row: {"positive_ids": ["nonsense"]})
+    with pytest.warns(UserWarning, match="1 positive_ids are neither the id"):
+        RagTrainer(rag, args, tiny_rag.questions(3), unknown)
+    with pytest.raises(ValueError, match="compute_loss_func cannot be used"):
+        RagTrainer(rag, args, tiny_rag.questions(3), unknown, compute_loss_func=print)
+
+
 def test_a_checkpoint_of_the_trainer_loads_when_it_alone_is_moved(tmp_path):
     trainer = train_tiny(tmp_path, save_strategy="steps", save_steps=1)
     moved = tmp_path / "elsewhere" / "kept"

@@ -110,7 +110,8 @@ def test_the_steps_are_run_in_order(run, own):
             " --generator generator --model_type rag_sequence --output_dir out/assembled",
             "python -m rag_finetune train --model_name_or_path out/assembled --index out/index"
             " --train_file train_file --output_dir out/model --model_type rag_sequence --n_docs 3",
-            "python -m rag_finetune evaluate --model_name_or_path out/model --eval_file train_file"
+            "python -m rag_finetune evaluate --model_name_or_path out/model --index out/index"
+            " --eval_file train_file"
             " --output_dir out/evaluation",
         )
     ]
@@ -135,9 +136,22 @@ def test_steps_already_done_are_skipped_and_the_metrics_shown(run, own, tmp_path
 
 def test_an_interrupted_training_goes_on(run, own, tmp_path):
     leave(
-        tmp_path, "index/manifest.json", "assembled/config.json", "model/checkpoint-4/config.json"
+        tmp_path,
+        "index/manifest.json",
+        "assembled/config.json",
+        "model/checkpoint-4/trainer_state.json",
     )
     assert "--resume_from_checkpoint latest" in run(SEQUENCE, **own).calls[0]
+
+
+def test_a_training_that_left_no_whole_checkpoint_starts_anew(run, own, tmp_path):
+    leave(
+        tmp_path, "index/manifest.json", "assembled/config.json", "model/checkpoint-4/config.json"
+    )
+    done = run(SEQUENCE, **own)
+    assert "--resume_from_checkpoint" not in done.calls[0]
+    assert "starting anew" in done.stdout
+    assert not (tmp_path / "out/model/checkpoint-4").exists()
 
 
 def test_a_given_model_is_not_assembled(run, own):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tiny_rag
 import torch
-from trained_rag import spread
 
 from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.rag import scoring
@@ -16,7 +15,7 @@ N_DOCS = 3
 def rag(request, tmp_path_factory) -> Rag:
     """A model whose outputs are far from uniform; tests leave it as it is."""
     rag = tiny_rag.tiny_rag(tmp_path_factory.mktemp("scoring"), request.param)
-    spread(rag.model.rag.generator, 0.5)
+    tiny_rag.spread(rag.model.rag.generator, 0.5)
     return rag
 
 

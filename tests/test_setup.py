@@ -74,10 +74,15 @@ def test_lengths_beyond_the_generators_positions_are_refused(options):
 
 def test_answers_may_be_as_long_as_those_trained_on():
     rag, _ = configured(max_target_length=33)
-    assert rag.model.rag.generator.generation_config.max_length == 33
-    rag.model.rag.generator.generation_config.max_length = 12
+    settings = rag.model.rag.generator.generation_config
+    assert settings.max_length == 33
     configure_model(rag, RagTrainingArguments(output_dir="run", max_target_length=40))
-    assert rag.model.rag.generator.generation_config.max_length == 12  # the model's own stays
+    assert settings.max_length == 40
+    configure_model(rag, RagTrainingArguments(output_dir="run", max_target_length=20))
+    assert settings.max_length == 40  # longer ones are no harm
+    settings.max_length, settings.max_new_tokens = None, 7
+    configure_model(rag, RagTrainingArguments(output_dir="run", max_target_length=20))
+    assert (settings.max_length, settings.max_new_tokens) == (None, 7)
 
 
 def test_activations_are_recomputed_in_what_trains_alone():
@@ -129,11 +134,11 @@ def test_a_row_that_is_missing_is_an_error():
 
 
 def test_token_ids_are_padded_with_what_the_trainer_ignores():
-    found = padded_array([[1, 2, 3], [], [4]])
+    found = padded_array([[1, 2, 3], [], [4, 0, 0]], 0)
     assert found.dtype == np.int64
     assert found.tolist() == [[1, 2, 3], [-100] * 3, [4, -100, -100]]
-    assert padded_array([]).size == 0
-    assert padded_array([[], []]).shape == (2, 0)
+    assert padded_array([], 0).size == 0
+    assert padded_array([[], []], 0).shape == (2, 0)
 
 
 def test_tied_weights_are_found():

@@ -72,15 +72,22 @@ def test_the_world_has_two_processes_where_two_are_launched(runs):
     assert sizes == {"16x1x1": 1, "4x4x1": 1, "4x2x2": 2, "8x1x2": 2}
 
 
+def generator_weights(folder: Path) -> torch.Tensor:
+    parameters = load_rag(folder, with_index=False).model.generator.parameters()
+    return torch.nn.utils.parameters_to_vector(parameters).detach()
+
+
 def test_layouts_give_the_same_losses_gradient_norms_and_weights(runs):
     first = runs["16x1x1"]
-    weights = load_rag(first["folder"]).model.state_dict()
+    start = generator_weights(first["folder"].parent / "assembled")
+    update = generator_weights(first["folder"]) - start
+    assert update.norm() > 0
     for name, run in runs.items():
         assert run["loss"] == pytest.approx(first["loss"], rel=1e-4), name
         assert run["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4), name
-        for key, tensor in load_rag(run["folder"]).model.state_dict().items():
-            # Adam divides by the gradient's size: noise around 0 may move a weight by one step.
-            assert torch.allclose(tensor, weights[key], atol=5e-3), (name, key)
+        # Not to the last bit: Adam divides by the gradient's size, also where that is noise.
+        found = generator_weights(run["folder"]) - start
+        assert (found - update).norm() <= 0.02 * update.norm(), name
 
 
 def test_evaluation_counts_each_of_21_questions_once_on_one_and_two_processes(runs):

@@ -160,6 +160,14 @@ def generator(kind: str, width: int = 16, dropout: float = 0.1) -> torch.nn.Modu
     )
 
 
+def spread(network: torch.nn.Module, std: float) -> None:
+    """Draw all matrices anew, wider than BART's 0.02, which is near nothing at this width."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=std)
+
+
 def save_parts(
     folder: Path, kind: str = "bart", width: int = 16, seed: int = 0, dropout: float = 0.1
 ) -> dict[str, str]:

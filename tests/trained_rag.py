@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 import tiny_rag
-import torch
 
-from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.index.store import build_index
+from rag_finetune.rag.assemble import assemble_rag
+from rag_finetune.rag.checkpoint import Rag, load_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
 
@@ -21,9 +22,21 @@ def trained_rag(kind: str, model_type: str) -> Rag:
     """A model of width 32 that was trained on the twenty questions; leave it as it is."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    rag = tiny_rag.tiny_rag(folder, kind, model_type, width=32, dropout=0.0)
+    parts = tiny_rag.save_parts(folder / "parts", kind, width=32, dropout=0.0)
+    encoder = tiny_rag.context_encoder(width=32)
+    tiny_rag.spread(encoder.model, 0.3)  # else all passages score the same to the sixth digit
+    assemble_rag(
+        parts["question_encoder"],
+        parts["generator"],
+        folder / "assembled",
+        model_type=model_type,
+        index=build_index(tiny_rag.passages(), encoder, folder / "index"),
+        max_combined_length=40,
+    )
+    rag = load_rag(folder / "assembled")
+    tiny_rag.spread(rag.model.rag.question_encoder, 0.3)
     if kind == "bart":
-        spread(rag.model.rag.generator, 0.1)
+        tiny_rag.spread(rag.model.rag.generator, 0.1)
     args = RagTrainingArguments(
         output_dir=str(folder / "run"),
         max_steps=STEPS[kind],
@@ -40,11 +53,3 @@ def trained_rag(kind: str, model_type: str) -> Rag:
     RagTrainer(rag, args, train_dataset=tiny_rag.questions()).train()
     rag.model.eval()
     return rag
-
-
-def spread(network: torch.nn.Module, std: float) -> None:
-    """Draw all matrices anew, wider than BART's 0.02, which is near nothing at this width."""
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=std)

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import CHECKPOINT, add_decoding_flags, best_device, decoding_options
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
@@ -35,6 +35,8 @@ def main(argv: list[str]) -> int:
     args = parse(parser, argv)
     if args.question_encoder and not (args.retrieval_only and args.index):
         parser.error("--question_encoder goes with --retrieval_only and --index")
+    if args.retrieval_only and (args.num_beams or args.max_new_tokens):
+        parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
     if bool(args.model_name_or_path) is bool(args.question_encoder):
         parser.error("give --model_name_or_path, or --retrieval_only with --question_encoder")
 
@@ -63,11 +65,14 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
     from rag_finetune.rag.checkpoint import load_rag
 
     options = decoding_options(args)
+    retrieval: dict[str, Any] = {"progress": True}
+    if args.n_docs is not None:
+        retrieval["n_docs"] = args.n_docs
     questions = load_questions(args.eval_file)
     if args.question_encoder:
         encoder = load_question_encoder(args.question_encoder, args.max_question_length)
         encoder.model.to(best_device())
-        return evaluate_retrieval(encoder, open_index(args.index), questions, progress=True)
+        return evaluate_retrieval(encoder, open_index(args.index), questions, **retrieval)
     rag = load_rag(args.model_name_or_path, index=args.index)
     rag.model.to(best_device())
     if not args.retrieval_only:
@@ -78,4 +83,5 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
         rag.tokenizer.question_encoder,
         min(args.max_question_length, rag.model.config.question_encoder.max_position_embeddings),
     )
-    return evaluate_retrieval(encoder, rag.retriever.index, questions, progress=True)
+    retrieval.setdefault("n_docs", rag.retriever.n_docs)
+    return evaluate_retrieval(encoder, rag.retriever.index, questions, **retrieval)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> int:
     from transformers import set_seed
 
     from rag_finetune.rag.checkpoint import load_rag
-    from rag_finetune.rag.generation import generate_answers, warn_about_long_questions
+    from rag_finetune.rag.generation import iter_answers
 
     set_seed(args.seed)
     rag = load_rag(args.model_name_or_path, index=args.index)
@@ -69,15 +68,9 @@ def main(argv: list[str]) -> int:
     if args.do_sample is not None:
         options["do_sample"] = args.do_sample
     options["num_return_sequences"] = args.num_return_sequences
-    warn_about_long_questions(rag, [text for _, text in questions], args.max_question_length)
-    for start in range(0, len(questions), args.batch_size):
-        batch = questions[start : start + args.batch_size]
-        with warnings.catch_warnings():
-            # Said above, once and with row numbers of the whole file.
-            warnings.filterwarnings("ignore", message=".* questions are longer than")
-            found = generate_answers(rag, [text for _, text in batch], **options)
-        for (row_id, text), answers in zip(batch, found, strict=True):
-            print(_as_json(row_id, text, answers), flush=True)
+    found = iter_answers(rag, [text for _, text in questions], **options)
+    for (row_id, text), answers in zip(questions, found, strict=True):
+        print(_as_json(row_id, text, answers), flush=True)
     return 0
 
 

@@ -88,7 +88,8 @@ def main(argv: list[str]) -> int:
     flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
     data, rest = parse_known(make_train_parser(), argv, flags)
     _check_inputs(data)
-    train_questions, validation_questions = _load_questions(data)
+    plain, _ = training_parser.parse_known_args(rest)
+    train_questions, validation_questions = _load_questions(data, plain.eval_strategy != "no")
     if validation_questions is None:
         rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
     args, strays = training_parser.parse_args_into_dataclasses(
@@ -105,6 +106,13 @@ def main(argv: list[str]) -> int:
         return _train(data, args, train_questions, validation_questions)
     except ImportError as error:  # what a flag needs, such as --optim, is not installed
         raise ValueError(str(error)) from error
+    except TypeError as error:
+        if "schedule" not in str(error):  # a schedule that wants more than steps and warm-up
+            raise
+        raise ValueError(
+            f"--lr_scheduler_type {args.lr_scheduler_type}: {error}. Give what is "
+            "missing with --lr_scheduler_kwargs."
+        ) from error
 
 
 def _check_inputs(data: argparse.Namespace) -> None:
@@ -118,16 +126,24 @@ def _check_inputs(data: argparse.Namespace) -> None:
         )
 
 
-def _load_questions(data: argparse.Namespace) -> tuple["Dataset", "Dataset | None"]:
+def _load_questions(
+    data: argparse.Namespace, evaluates: bool
+) -> tuple["Dataset", "Dataset | None"]:
     """Questions to train on, and to validate on: given, split off, or none."""
     from rag_finetune.data.qa import load_questions, split_by_document
 
     questions = load_questions(data.train_file)
     if data.validation_file is not None:
         return questions, load_questions(data.validation_file)
-    if data.validation_split == 0.0:
+    if data.validation_split == 0.0 or not evaluates:
         return questions, None
-    return split_by_document(questions, data.validation_split)
+    try:
+        return split_by_document(questions, data.validation_split)
+    except ValueError as error:
+        raise ValueError(
+            f"{data.train_file}: {error} Or give --validation_file, or --validation_split 0 for "
+            "none."
+        ) from error
 
 
 def _check_output(args: "RagTrainingArguments") -> None:
@@ -137,6 +153,8 @@ def _check_output(args: "RagTrainingArguments") -> None:
         args.resume_from_checkpoint = str(latest_checkpoint(folder))
     if args.resume_from_checkpoint is not None:
         _check_resumable(Path(args.resume_from_checkpoint))
+        if os.environ.get("RANK", "0") == "0":
+            (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
         return
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
@@ -197,8 +215,6 @@ def _train(
         trainer = RagTrainer(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
         raise ValueError(str(error)) from error
-    if validation_questions is not None:
-        _check_best_metric(trainer, validation_questions)
     say = print if trainer.is_world_process_zero() else _say_nothing
     say(trainer.describe())
     held = 0 if validation_questions is None else len(validation_questions)
@@ -221,34 +237,6 @@ def _train(
     )
     trainer.end()
     return 0
-
-
-def reported_metrics(trainer: "RagTrainer", questions: "Dataset") -> list[str]:
-    """The figures that an evaluation of these questions will report."""
-    from rag_finetune.metrics.retrieval import KS
-    from rag_finetune.training.arguments import ANSWER_METRICS
-
-    n_docs = trainer.retriever.n_docs
-    ks = sorted({*KS, n_docs})
-    names = ["loss", "distinct_passages", "top1_frequency", "n_examples"]
-    names += ["doc_entropy"] if n_docs > 1 else []
-    names += [f"answer_recall@{k}" for k in ks]
-    names += ANSWER_METRICS if trainer.args.predict_with_generate else []
-    if any(questions["positive_ids"]):
-        names += ["mrr@10", *(f"recall@{k}" for k in ks)]
-    return names
-
-
-def _check_best_metric(trainer: "RagTrainer", questions: "Dataset") -> None:
-    """Raise for a --metric_for_best_model that would be missed at the first evaluation."""
-    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
-    reported = reported_metrics(trainer, questions)
-    if metric not in reported:
-        hint = ""
-        if metric.startswith(("recall@", "mrr@")):
-            hint = ' Those of retrieval need "positive_ids" in the validation questions.'
-        names = ", ".join(sorted(reported))
-        raise ValueError(f'--metric_for_best_model must be one of {names}; found "{metric}".{hint}')
 
 
 def _best(trainer: "RagTrainer") -> str:

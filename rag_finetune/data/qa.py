@@ -137,6 +137,20 @@ def _require(key: str, row: dict[str, Any], place: str) -> None:
         raise ValueError(f'{place}: expected the key "{key}", found {found}. {hint}')
 
 
+def require_columns(questions: Dataset) -> None:
+    """Check that questions have the columns that `load_questions` gives.
+
+    Raises:
+        ValueError: a column is missing; the message names it.
+    """
+    missing = [name for name in FEATURES if name not in questions.column_names]
+    if missing:
+        raise ValueError(
+            f"Questions need the columns {list_keys(FEATURES)}; {list_keys(missing)} is missing. "
+            'Read them with load_questions, or add it ("positive_ids" may be empty lists).'
+        )
+
+
 def split_by_document(
     questions: Dataset, fraction: float, seed: int = 42
 ) -> tuple[Dataset, Dataset]:

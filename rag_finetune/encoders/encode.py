@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,15 +88,23 @@ class TextEncoder:
             float32, shape (len(texts), dim). Two calls with the same texts are bit-equal.
         """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        full = 0
         bar = tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress)
         with evaluation_mode(self.model), torch.inference_mode(), bar:
             for start in range(0, len(texts), TEXTS_PER_BLOCK):
                 rows = range(start, min(start + TEXTS_PER_BLOCK, len(texts)))
                 block_titles = [titles[row] if titles else "" for row in rows]
                 token_ids = self._tokenize([texts[row] for row in rows], block_titles)
+                full += sum(len(ids["input_ids"]) == self.max_length for ids in token_ids)
                 for batch in _batches([len(ids["input_ids"]) for ids in token_ids]):
                     vectors[[rows[i] for i in batch]] = self._forward([token_ids[i] for i in batch])
                     bar.update(len(batch))
+        if full:
+            warnings.warn(
+                f"{full:,} of {len(texts):,} texts reach {self.max_length} tokens, the most that "
+                "is encoded: what follows has no part in their vectors.",
+                stacklevel=2,
+            )
         return vectors
 
     def save(self, folder: Path) -> None:

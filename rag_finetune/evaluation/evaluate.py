@@ -1,74 +1,33 @@
 """Answer a file of questions, and measure answers, retrieval, and the ceiling of both."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers.utils.logging import tqdm
 
 from rag_finetune.data.collator import RagCollator
+from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.encode import TextEncoder, evaluation_mode
+from rag_finetune.evaluation.measure import Evaluated, measure, warn_about_unknown_gold
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.metrics.health import retrieval_health
-from rag_finetune.metrics.retrieval import (
-    KS,
-    answer_recall,
-    answers_in_corpus,
-    gold_hits,
-    retrieval_metrics,
-)
-from rag_finetune.metrics.text import load_text_metrics
+from rag_finetune.metrics.retrieval import KS
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import decode
 from rag_finetune.rag.generation import (
-    Answer,
     Retrieved,
     answers_with_evidence,
+    check_question_lengths,
     question_limit,
     require_batch_size,
     retrieve,
     tokenize_questions,
-    warn_about_long_questions,
 )
+from rag_finetune.retrieval.retriever import clamp_n_docs
 
 RETRIEVAL_DEPTH = max(KS)
-
-
-@dataclass
-class Evaluated:
-    """What is known about one question once it was answered.
-
-    Attributes:
-        question: its row: id, question, answers, positive_ids.
-        passages: every passage found, best first, with score; more than the generator read.
-        doc_scores: inner products of the passages that the generator read, shape (n_docs,).
-        answer: the best answer; None when only retrieval was measured.
-        loss: negative log-likelihood of the first gold answer in nats; None when not computed.
-        token_ids: of the answer, for `predict()`.
-        label_ids: of the gold answer, for `predict()`.
-    """
-
-    question: dict[str, Any]
-    passages: list[dict[str, Any]]
-    doc_scores: list[float]
-    answer: Answer | None = None
-    loss: float | None = None
-    token_ids: list[int] = field(default_factory=list)
-    label_ids: list[int] = field(default_factory=list)
-
-    def prediction(self) -> dict[str, Any]:
-        """The row of predictions.jsonl."""
-        row = {key: self.question[key] for key in ("id", "question", "answers")}
-        if self.answer is None:
-            keys = ("id", "title", "text", "score")
-            return row | {"passages": [{k: p[k] for k in keys} for p in self.passages if p["id"]]}
-        return row | {
-            "prediction": self.answer.text,
-            "score": self.answer.score,
-            "passages": self.answer.passages,
-        }
+SEARCH_BLOCK = 1024  # questions at a time, without a generator
 
 
 @dataclass
@@ -116,8 +75,10 @@ def evaluate_rag(
     if rag.retriever is None:
         raise ValueError("Evaluation needs passages: load the model with its index.")
     require_batch_size(batch_size)
+    require_columns(questions)
+    warn_about_unknown_gold(questions, rag.retriever.index)
     n_docs = rag.retriever.clamp(n_docs)
-    warn_about_long_questions(rag, list(questions["question"]), max_question_length)
+    check_question_lengths(rag, list(questions["question"]), max_question_length)
     rows = _length_sorted(questions)
     evaluated: dict[int, Evaluated] = {}
     bar = tqdm(total=len(rows), desc="Evaluating", unit=" questions", disable=not progress)
@@ -145,7 +106,12 @@ def evaluate_rag(
 
 
 def evaluate_retrieval(
-    encoder: TextEncoder, index: PassageIndex, questions: Dataset, *, progress: bool = False
+    encoder: TextEncoder,
+    index: PassageIndex,
+    questions: Dataset,
+    *,
+    n_docs: int = 5,
+    progress: bool = False,
 ) -> Evaluation:
     """Measure retrieval alone, without a generator.
 
@@ -153,26 +119,27 @@ def evaluate_retrieval(
         encoder: the question encoder.
         index: the opened index.
         questions: columns id, question, answers, positive_ids.
+        n_docs: passages that a generator would read; recall is taken at it too, health over it.
         progress: show a bar.
 
     Returns:
         Retrieval metrics, and the passages of each question as predictions.
     """
+    require_columns(questions)
+    warn_about_unknown_gold(questions, index)
+    n_docs = clamp_n_docs(n_docs, len(index))
+    depth = min(max(RETRIEVAL_DEPTH, n_docs), len(index))
     label = "Encoding questions" if progress else ""
     vectors = encoder.encode(list(questions["question"]), progress=label)
-    depth = min(RETRIEVAL_DEPTH, len(index))
-    scores, doc_ids = index.search(vectors, depth)
-    found, _ = index.gather(doc_ids)
     evaluated = []
-    for row, example in enumerate(questions):
-        passages = [
-            {**passage, "score": float(score)}
-            for passage, score in zip(
-                found[row * depth : (row + 1) * depth], scores[row], strict=True
-            )
-        ]
-        evaluated.append(Evaluated(example, passages, scores[row].tolist()))
-    return Evaluation(measure(evaluated, index, None), [row.prediction() for row in evaluated])
+    for start in range(0, len(questions), SEARCH_BLOCK):
+        scores, doc_ids = index.search(vectors[start : start + SEARCH_BLOCK], depth)
+        found = iter(index.passages_at(doc_ids))
+        for offset, row_scores in enumerate(scores.tolist()):
+            passages = [{**next(found), "score": score} for score in row_scores]
+            example = questions[start + offset]
+            evaluated.append(Evaluated(example, passages, row_scores[:n_docs]))
+    return Evaluation(measure(evaluated, index, n_docs), [row.prediction() for row in evaluated])
 
 
 def answer_batch(
@@ -202,59 +169,6 @@ def answer_batch(
     ]
 
 
-def measure(
-    evaluated: Sequence[Evaluated],
-    index: PassageIndex,
-    n_docs: int | None,
-    *,
-    ceiling: bool = True,
-) -> dict[str, float]:
-    """Every metric that the rows allow.
-
-    Args:
-        evaluated: the rows, at least one.
-        index: what was searched.
-        n_docs: passages that the generator read; None without a generator.
-        ceiling: also go through the whole corpus for answer_in_corpus.
-
-    Returns:
-        exact_match, f1, bleu, rouge1, rouge2, rougeL (with answers), recall@k and mrr@10 (over the
-        questions whose gold passages are known), answer_recall@k, answer_in_corpus (the ceiling:
-        share of questions whose answer some passage holds), the figures of retrieval health, loss
-        and n_examples.
-
-    Raises:
-        ValueError: there are no rows.
-    """
-    if not evaluated:
-        raise ValueError("There is no question to evaluate.")
-    golds = [row.question["answers"] for row in evaluated]
-    metrics: dict[str, float] = {}
-    if evaluated[0].answer is not None:
-        predictions = [row.answer.text for row in evaluated if row.answer is not None]
-        metrics |= load_text_metrics().compute(predictions=predictions, references=golds)
-    ks = sorted({*KS, n_docs or KS[0]})
-    metrics |= _gold_metrics(evaluated, ks)
-    texts = [[passage["text"] for passage in row.passages] for row in evaluated]
-    metrics |= answer_recall(texts, golds, ks)
-    if ceiling:
-        present = answers_in_corpus(_corpus(index), golds)
-        metrics["answer_in_corpus"] = sum(present) / len(present)
-    metrics |= health(evaluated, index)
-    losses = [row.loss for row in evaluated if row.loss is not None]
-    if losses:
-        metrics["loss"] = float(np.mean(losses))
-    metrics["n_examples"] = len(evaluated)
-    return metrics
-
-
-def health(evaluated: Sequence[Evaluated], index: PassageIndex) -> dict[str, float]:
-    """Retrieval health over what the generator read."""
-    scores = np.array([row.doc_scores for row in evaluated])
-    retrieved = [[p["id"] for p in row.passages[: scores.shape[1]]] for row in evaluated]
-    return retrieval_health(retrieved, scores, len(index))
-
-
 def collator_for(rag: Rag, max_question_length: int, max_target_length: int) -> RagCollator:
     """The collator that fits a RAG model."""
     config = rag.model.config.generator
@@ -266,22 +180,6 @@ def collator_for(rag: Rag, max_question_length: int, max_target_length: int) -> 
         max_question_length=question_limit(rag, max_question_length),
         max_target_length=max_target_length,
     )
-
-
-def _gold_metrics(evaluated: Sequence[Evaluated], ks: Sequence[int]) -> dict[str, float]:
-    """recall@k and MRR over the questions whose gold passages are known; empty without any."""
-    known = [row for row in evaluated if row.question["positive_ids"]]
-    if not known:
-        return {}
-    pairs = [[(p["id"], p["document_id"]) for p in row.passages] for row in known]
-    return retrieval_metrics(gold_hits(pairs, [r.question["positive_ids"] for r in known]), ks)
-
-
-def _corpus(index: PassageIndex) -> Iterable[str]:
-    """The texts of all passages, read in blocks."""
-    column = index.passages.select_columns(["text"])
-    for block in column.iter(batch_size=1000):
-        yield from block["text"]
 
 
 def _length_sorted(questions: Dataset) -> list[int]:

@@ -14,6 +14,7 @@ from rag_finetune.index.manifest import Manifest, load_manifest, require_equal
 PASSAGES = "passages"
 DENSE = "dense.faiss"
 CONTEXT_ENCODER = "context_encoder"
+COLUMNS = ("id", "document_id", "title", "text")
 
 
 class PassageIndex:
@@ -38,6 +39,8 @@ class PassageIndex:
             )
         self._dense = open_dense(folder / DENSE)
         self.passages = _open_passages(folder / PASSAGES)
+        self._texts = self.passages.select_columns(list(COLUMNS)).with_format("arrow")
+        self._vectors = self.passages.select_columns(["embeddings"]).with_format("arrow")
         remedy = "The folder is damaged: build the index again."
         n_passages, dimension = self.manifest.n_passages, self.manifest.dimension
         require_equal(folder, f"rows of {DENSE}", n_passages, self._dense.ntotal, remedy)
@@ -81,20 +84,29 @@ class PassageIndex:
             A flat list of {id, document_id, title, text}, one for each row (all empty strings
             for −1), and the vectors, shape (*rows.shape, dim) float32 (zeros for −1).
         """
+        return self.passages_at(rows), self.vectors_at(rows)
+
+    def passages_at(self, rows: np.ndarray) -> list[dict[str, str]]:
+        """Passages of many rows in one read, as `gather` gives them."""
+        flat = rows.reshape(-1)
+        unique, inverse = np.unique(flat[flat >= 0], return_inverse=True)
+        found = [dict.fromkeys(COLUMNS, "") for _ in range(flat.size)]
+        if unique.size:
+            texts = self._texts[unique.tolist()].to_pylist()
+            for position, source in zip(np.flatnonzero(flat >= 0), inverse, strict=True):
+                found[position] = texts[source].copy()  # each row its own: callers add to it
+        return found
+
+    def vectors_at(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of many rows in one read, as `gather` gives them."""
         flat = rows.reshape(-1)
         unique, inverse = np.unique(flat[flat >= 0], return_inverse=True)
         vectors = np.zeros((flat.size, self.manifest.dimension), dtype=np.float32)
-        found: list[dict[str, str]] = [
-            {"id": "", "document_id": "", "title": "", "text": ""} for _ in range(flat.size)
-        ]
         if unique.size:
-            table = self.passages.with_format("arrow")[unique.tolist()]
+            table = self._vectors[unique.tolist()]
             embeddings = table["embeddings"].combine_chunks().flatten().to_numpy()
             vectors[flat >= 0] = embeddings.reshape(len(unique), -1)[inverse]
-            texts = table.select(["id", "document_id", "title", "text"]).to_pylist()
-            for position, source in zip(np.flatnonzero(flat >= 0), inverse, strict=True):
-                found[position] = texts[source].copy()  # each row its own: callers add to it
-        return found, vectors.reshape(*rows.shape, -1)
+        return vectors.reshape(*rows.shape, -1)
 
 
 def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageIndex:

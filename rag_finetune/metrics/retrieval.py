@@ -3,6 +3,7 @@
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -167,11 +168,15 @@ def answers_in_corpus(texts: Iterable[str], answers: Sequence[Sequence[str]]) ->
     """
     if not len(answers):
         raise ValueError("answers must hold at least one question, found none.")
-    sought: dict[str, dict[str, set[int]]] = {}  # first token → answer → its questions
+    wanted: dict[str, set[int]] = {}  # answer → its questions
     for question, golds in enumerate(answers):
         for tokens in filter(str.strip, map(_token_string, golds)):
-            first = tokens.split(maxsplit=1)[0]
-            sought.setdefault(first, {}).setdefault(tokens, set()).add(question)
+            wanted.setdefault(tokens, set()).add(question)
+    common = Counter(token for tokens in wanted for token in set(tokens.split()))
+    sought: dict[str, dict[str, set[int]]] = {}  # its rarest token → answer → its questions
+    for tokens, questions in wanted.items():
+        rarest = min(tokens.split(), key=lambda token: (common[token], token))
+        sought.setdefault(rarest, {})[tokens] = questions
     found: set[int] = set()
     for text in texts:
         found |= _take_found(_token_string(text), sought)
@@ -183,12 +188,12 @@ def answers_in_corpus(texts: Iterable[str], answers: Sequence[Sequence[str]]) ->
 def _take_found(text: str, sought: dict[str, dict[str, set[int]]]) -> set[int]:
     """Remove the answers that occur in a text, given as a token string; return their questions."""
     found: set[int] = set()
-    for first in sought.keys() & set(text.split()):
-        group = sought[first]
+    for rarest in sought.keys() & set(text.split()):
+        group = sought[rarest]
         for answer in [answer for answer in group if answer in text]:
             found |= group.pop(answer)
         if not group:
-            del sought[first]
+            del sought[rarest]
     return found
 
 

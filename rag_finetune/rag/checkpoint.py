@@ -100,11 +100,10 @@ def load_rag(
         folder, config=config, output_loading_info=True, dtype=torch.float32
     )
     require_weights(str(folder), info, "a RAG model")
-    settings = _load_generation_config(folder)
-    if settings is not None:
-        # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's
-        # configuration instead: num_beams and others are lost. Delete when it reads the file.
-        set_generation_config(model, settings)
+    # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's configuration:
+    # num_beams and others are lost. Delete when it reads the file.
+    settings = _load_generation_config(folder) or model.rag.generator.generation_config
+    set_generation_config(model, settings)
     tokenizer = RagTokenizer.from_pretrained(folder, config=config)
     retriever = None
     if with_index:

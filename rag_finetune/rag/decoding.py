@@ -97,6 +97,12 @@ def _generation_config(model: Any, generation: dict[str, Any]) -> Any:
 
 def _require_enough(wanted: int, found: int, what: str, settings: dict[str, Any]) -> None:
     """Raise where more answers are asked for than a search can give."""
+    beams = settings["num_beams"]
+    if settings["do_sample"] and beams > 1 and wanted > beams:
+        raise ValueError(
+            f"num_return_sequences must be at most num_beams ({beams}) where beams are sampled, "
+            f"found {wanted}. Set num_beams to 1, or raise it."
+        )
     if not 1 <= wanted <= found and not (settings["do_sample"] and wanted >= 1):
         raise ValueError(
             f"num_return_sequences must be from 1 to {found} ({what}), found {wanted}. "

@@ -1,7 +1,7 @@
 """Questions in, answers with their evidence out: one search a question, then decoding."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,28 +111,46 @@ def tokenize_questions(rag: Rag, questions: list[str], max_question_length: int)
     ).to(rag.model.device)
 
 
-def warn_about_long_questions(
-    rag: Rag, questions: Sequence[str], max_question_length: int
-) -> list[int]:
-    """Warn where questions will be cut.
+def check_question_lengths(rag: Rag, questions: Sequence[str], max_question_length: int) -> None:
+    """Say which questions will lose something, and refuse those that leave no room for a passage.
 
     Args:
-        rag: gives the tokenizer and the longest question that its encoder can take.
+        rag: the model with its retriever.
         questions: all that will be asked.
         max_question_length: tokens of a question; the rest is cut.
 
-    Returns:
-        The rows of the questions that are longer.
+    Raises:
+        ValueError: a question alone is longer than what the generator reads.
     """
-    limit = question_limit(rag, max_question_length)
-    rows = too_long(rag.tokenizer.question_encoder, questions, limit)
+    assert rag.retriever is not None
+    limit, tokenizer = question_limit(rag, max_question_length), rag.tokenizer.question_encoder
+    if not questions:
+        return
+    tokens = tokenizer(list(questions), truncation=False, verbose=False)["input_ids"]
+    _warn_about_rows(
+        [row for row, ids in enumerate(tokens) if len(ids) > limit],
+        questions,
+        f"are longer than {limit} tokens and lose their end",
+    )
+    _warn_about_rows(
+        [row for row, ids in enumerate(tokens) if tokenizer.unk_token_id in ids],
+        questions,
+        "hold words that the question encoder's tokenizer does not know; the generator will not "
+        "see those words",
+    )
+    tails = [rag.model.config.doc_sep + question for question in questions]
+    for row in too_long(rag.tokenizer.generator, tails, rag.model.config.max_combined_length):
+        rag.retriever.require_room(rag.retriever.question_texts([tokens[row][:limit]]))
+
+
+def _warn_about_rows(rows: list[int], questions: Sequence[str], what: str) -> None:
+    """Warn about some of the questions, by count and first row."""
     if rows:
         warnings.warn(
-            f"{len(rows):,} of {len(questions):,} questions are longer than {limit} tokens and "
-            f"lose their end; the first is row {rows[0]}: {questions[rows[0]][:60]!r}.",
-            stacklevel=3,
+            f"{len(rows):,} of {len(questions):,} questions {what}; the first is row {rows[0]}: "
+            f"{questions[rows[0]][:60]!r}.",
+            stacklevel=4,
         )
-    return rows
 
 
 def too_long(tokenizer: Any, texts: Sequence[str], limit: int) -> list[int]:
@@ -166,6 +184,30 @@ def answers_with_evidence(rag: Rag, retrieved: Retrieved, decoded: Decoded) -> l
 
 
 def generate_answers(
+    rag: Rag, questions: Sequence[str], *, progress: bool = False, **options: Any
+) -> list[list[Answer]]:
+    """Answer questions, with evidence.
+
+    Args:
+        rag: what `load_rag` gave.
+        questions: what to answer.
+        progress: show a bar.
+        **options: what `iter_answers` takes: n_docs, num_beams, max_new_tokens, …
+
+    Returns:
+        The answers to each question, best first.
+
+    Raises:
+        ValueError: the model was loaded without a retriever, or an argument is out of range.
+    """
+    answers = iter_answers(rag, questions, **options)
+    bar = tqdm(
+        answers, total=len(questions), desc="Answering", unit=" questions", disable=not progress
+    )
+    return list(bar)
+
+
+def iter_answers(
     rag: Rag,
     questions: Sequence[str],
     *,
@@ -174,10 +216,9 @@ def generate_answers(
     max_question_length: int = 128,
     thorough: bool = True,
     num_return_sequences: int = 1,
-    progress: bool = False,
     **generation: Any,
-) -> list[list[Answer]]:
-    """Answer questions, with evidence.
+) -> Iterator[list[Answer]]:
+    """Answer questions one after the other, with evidence; all are checked before the first.
 
     Args:
         rag: what `load_rag` gave.
@@ -187,10 +228,9 @@ def generate_answers(
         max_question_length: tokens of a question; the rest is cut.
         thorough: RAG-Sequence only: score each candidate under every passage.
         num_return_sequences: answers a question.
-        progress: show a bar.
         **generation: anything `generate` takes: max_new_tokens, num_beams, do_sample, …
 
-    Returns:
+    Yields:
         The answers to each question, best first.
 
     Raises:
@@ -202,25 +242,16 @@ def generate_answers(
         raise ValueError(f"questions must be a list of strings. Write [{questions[:60]!r}].")
     require_batch_size(batch_size)
     n_docs = rag.retriever.clamp(n_docs)
-    warn_about_long_questions(rag, questions, max_question_length)
-    answers = []
-    starts = range(0, len(questions), batch_size)
-    bar = tqdm(starts, desc="Answering", unit=" batches", disable=not progress)
+    check_question_lengths(rag, questions, max_question_length)
+    options = {**generation, "thorough": thorough, "num_return_sequences": num_return_sequences}
     with evaluation_mode(rag.model):
-        for start in bar:
+        for start in range(0, len(questions), batch_size):
             texts = list(questions[start : start + batch_size])
             batch = tokenize_questions(rag, texts, max_question_length)
             ids, mask = batch["input_ids"], batch["attention_mask"]
             retrieved = retrieve(rag.model, rag.retriever, ids, mask, n_docs=n_docs)
-            decoded = decode(
-                rag.model,
-                retrieved.contexts,
-                thorough=thorough,
-                num_return_sequences=num_return_sequences,
-                **generation,
-            )
-            answers += answers_with_evidence(rag, retrieved, decoded)
-    return answers
+            decoded = decode(rag.model, retrieved.contexts, **options)
+            yield from answers_with_evidence(rag, retrieved, decoded)
 
 
 def require_batch_size(batch_size: int) -> None:

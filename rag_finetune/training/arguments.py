@@ -96,11 +96,14 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             self.metric_for_best_model = "exact_match" if self.predict_with_generate else "loss"
         cuda = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
-            self.bf16 = cuda and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = (
+                cuda and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
+            )
         if not torch.accelerator.is_available():
             # Without it processes on a CPU machine would each be a world of their own.
             self.use_cpu = True
         super().__post_init__()
+        self.do_eval = False  # Transformers sets it, and it is refused in a copy of the arguments
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             # Both take a falling figure for a better one, whatever greater_is_better says.
             mode = "max" if self.greater_is_better else "min"
@@ -117,13 +120,23 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             shown["generation_config"] = self.generation_config.to_dict()
         return shown
 
+    def without_evaluation(self) -> None:
+        """Evaluate nothing, because there is nothing to evaluate on.
+
+        Raises:
+            ValueError: another argument needs evaluations.
+        """
+        self.eval_strategy = "no"
+        self.load_best_model_at_end = False
+        self._check_combinations()
+
     def _refuse(self) -> None:
         """Raise for an inherited argument that is set and cannot work."""
         defaults = {f.name: f.default for f in fields(self) if f.name in REFUSED}
         for name, default in defaults.items():
             value = getattr(self, name)
-            implied = name == "do_eval" and self.eval_strategy != "no"  # set by Transformers
-            if value != default and value not in (None, "", []) and not implied:
+            hidden = value == f"<{name.upper()}>"  # what to_dict writes for a token
+            if value != default and value not in (None, "", []) and not hidden:
                 shown = "" if name == "hub_token" else f" {value}"
                 raise ValueError(f"--{name}{shown} cannot be used: {REFUSED[name]}.")
         if self.train_sampling_strategy not in ("random", "sequential"):

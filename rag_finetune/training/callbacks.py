@@ -1,6 +1,7 @@
 """Callbacks of RAG training: proof that it learns, and a checkpoint on SIGTERM."""
 
 import signal
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -24,9 +25,10 @@ class LearningCheck(TrainerCallback):
     first step with a learning rate above 0 its weights must differ.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        """Watch the trainable parts, by name."""
+    def __init__(self, parts: Mapping[str, nn.Module], n_docs: int | None = None) -> None:
+        """Watch the trainable parts, by name; n_docs, if known, is what the retriever gives."""
         self.parts = parts
+        self.n_docs = n_docs
         self.gradients_seen = False
         self.waiting: dict[str, list[tuple[Tensor, Tensor]]] | None = {}
 
@@ -36,7 +38,7 @@ class LearningCheck(TrainerCallback):
         """Check the gradients of the first step; copy some weights until they have moved."""
         if not self.gradients_seen:
             for name, module in self.parts.items():
-                _require_gradient(name, grad_norm_of(module), args)
+                _require_gradient(name, grad_norm_of(module), args, self.n_docs)
             self.gradients_seen = True
         if self.waiting is not None:
             self.waiting = {name: _samples(module) for name, module in self.parts.items()}
@@ -80,9 +82,10 @@ class SaveOnSigterm(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start catching the signal."""
+        """Start catching the signal, where Python lets one: in the main thread."""
         self._received = self.stopped = False
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -95,12 +98,26 @@ class SaveOnSigterm(TrainerCallback):
             received = bool(flag.item())
         if received:
             self.stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False  # there may be no time for it
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the step that was saved, neither evaluate nor save again."""
+        if self.stopped:
+            control.should_evaluate = control.should_save = False
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._previous)
+        self.release()
+
+    def release(self) -> None:
+        """Give the signal back; also after a run that failed."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         """Remember the signal."""
@@ -137,7 +154,7 @@ def _samples(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return [(parameter, parameter.detach().clone()) for parameter in smallest]
 
 
-def _require_gradient(name: str, norm: float, args: TrainingArguments) -> None:
+def _require_gradient(name: str, norm: float, args: TrainingArguments, n_docs: int | None) -> None:
     """Raise where a trainable part has no gradient, or one that is not finite."""
     if not torch.isfinite(torch.tensor(norm)) and not args.fp16:
         raise ValueError(
@@ -146,7 +163,7 @@ def _require_gradient(name: str, norm: float, args: TrainingArguments) -> None:
         )
     if norm == 0.0:
         hint = "Take it out of --trainable, or look for what cuts its gradient."
-        if name == "question_encoder" and getattr(args, "n_docs", None) == 1:
-            hint = "With --n_docs 1 p(z|x) is always 1: raise --n_docs, or take it out of "
-            hint += "--trainable."
+        if name == "question_encoder" and n_docs == 1:
+            hint = "With one passage a question (n_docs 1, or an index of one) p(z|x) is always 1: "
+            hint += "raise --n_docs, or take it out of --trainable."
         raise ValueError(f"No gradient reaches {name}: it is trainable and cannot learn. {hint}")

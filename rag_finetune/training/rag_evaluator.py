@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import RagTokenForGeneration, Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from rag_finetune.data.qa import TrainingQuestions
-from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, Evaluated, answer_batch, measure
+from rag_finetune.data.qa import TrainingQuestions, require_columns
+from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, answer_batch
+from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.metrics.health import collapse_warnings
 from rag_finetune.rag.checkpoint import Rag
@@ -42,14 +43,15 @@ class RagEvaluator(Seq2SeqTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Questions to evaluate on, given or by name."""
-        if eval_dataset is None or isinstance(eval_dataset, str):
-            name = eval_dataset
-            eval_dataset = self.eval_dataset if name is None else self.eval_dataset[name]  # type: ignore[index]
-        return super().get_eval_dataloader(as_items(eval_dataset, "first", self.args.seed))
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            # The Trainer would take the loader that it kept for the questions before these.
+            vars(self).get("_eval_dataloaders", {}).pop("eval", None)
+            eval_dataset = as_questions(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Questions to predict."""
-        return super().get_test_dataloader(as_items(test_dataset, "first", self.args.seed))
+        return super().get_test_dataloader(as_questions(test_dataset))  # type: ignore[arg-type]
 
     def prediction_step(
         self,
@@ -85,7 +87,7 @@ class RagEvaluator(Seq2SeqTrainer):
             losses = self._example_losses(outputs.logits, labels, contexts.doc_scores)
             if self.args.predict_with_generate:
                 thorough = self.args.decoding == "thorough"
-                gen_kwargs = gen_kwargs or {k: v for k, v in self._gen_kwargs.items() if v}
+                gen_kwargs = gen_kwargs or self._gen_kwargs
                 found = answer_batch(self.rag, examples, retrieved, thorough, gen_kwargs)
             else:
                 scores = contexts.doc_scores.tolist()
@@ -94,7 +96,7 @@ class RagEvaluator(Seq2SeqTrainer):
             rows, found, losses.tolist(), labels.tolist(), strict=True
         ):
             entry.loss, entry.label_ids = loss, ids
-            self._evaluated[row] = entry
+            self._evaluated[row] = entry.without_texts()
         return None, None, None
 
     def evaluation_loop(
@@ -116,8 +118,8 @@ class RagEvaluator(Seq2SeqTrainer):
         metrics = measure(rows, self.retriever.index, n_docs, ceiling=False)
         for message in collapse_warnings(metrics, len(rows)):
             warnings.warn(message, stacklevel=2)
-        predictions = padded_array([row.token_ids for row in rows])
-        labels = padded_array([row.label_ids for row in rows])
+        predictions = padded_array([row.token_ids for row in rows], self._pad_token_id)
+        labels = padded_array([row.label_ids for row in rows], self._pad_token_id)
         if self.compute_metrics is not None and self.args.predict_with_generate:
             metrics |= self.compute_metrics(EvalPrediction(predictions, labels))
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
@@ -141,8 +143,28 @@ class RagEvaluator(Seq2SeqTrainer):
         )
 
 
+def as_questions(dataset: Any) -> TrainingQuestions:
+    """Questions to evaluate on: one item each, with its first answer as target."""
+    if isinstance(dataset, TrainingQuestions):
+        dataset = dataset.questions
+    items: TrainingQuestions = as_items(dataset, "first", 0)
+    return items
+
+
+def eval_sets(dataset: Any) -> dict[str, TrainingQuestions]:
+    """Sets of questions to evaluate on by name; a single one has the name ""."""
+    if dataset is None:
+        return {}
+    named = dataset if isinstance(dataset, Mapping) else {"": dataset}
+    return {name: as_questions(questions) for name, questions in named.items()}
+
+
 def as_items(dataset: Dataset | TrainingQuestions | None, target: str, seed: int) -> Any:
-    """Questions as items with one target each."""
+    """Questions as items with one target each.
+
+    Raises:
+        ValueError: it is a dict of several sets, or a column is missing.
+    """
     if dataset is None or isinstance(dataset, TrainingQuestions):
         return dataset
     if isinstance(dataset, Mapping):
@@ -150,4 +172,5 @@ def as_items(dataset: Dataset | TrainingQuestions | None, target: str, seed: int
             f"Expected one set of questions, found a dict with {', '.join(map(str, dataset))}. "
             "Did you mean one of these?"
         )
+    require_columns(dataset)
     return TrainingQuestions(dataset, target, seed)

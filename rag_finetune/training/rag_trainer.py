@@ -8,18 +8,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerState
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.evaluation.evaluate import collator_for
-from rag_finetune.files import write_json
-from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag.checkpoint import (
-    INDEX,
     Rag,
-    index_mode,
-    place_index,
-    save_rag,
     set_generation_config,
 )
 from rag_finetune.rag.scoring import score_passages
@@ -31,19 +26,17 @@ from rag_finetune.training.callbacks import (
     trainable_table,
 )
 from rag_finetune.training.options import PARTS
-from rag_finetune.training.rag_evaluator import RagEvaluator, as_items
+from rag_finetune.training.rag_evaluator import as_items, eval_sets
+from rag_finetune.training.rag_saver import RagSaver
 from rag_finetune.training.setup import (
-    check_lengths,
+    check_questions,
     checkpointable,
     configure_model,
     split_groups,
-    tied_names,
 )
 
-ARGUMENTS = "training_arguments.json"
 
-
-class RagTrainer(RagEvaluator):
+class RagTrainer(RagSaver):
     """Trains a RAG model through its marginal likelihood.
 
     The Transformers Trainer owns the loop. Overridden are the loss (the mean over the examples of
@@ -77,27 +70,31 @@ class RagTrainer(RagEvaluator):
         """
         if rag.retriever is None:
             raise ValueError("Training needs passages: load the model with its index.")
+        for name in ("compute_loss_func", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name} cannot be used: the loss is RAG's, and no logits are kept."
+                )
         self.rag = rag
         configure_model(rag, args)
         if eval_dataset is None and args.eval_strategy != "no":
             warnings.warn(
                 "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
             )
-            args.eval_strategy = "no"
-            args.load_best_model_at_end = False
+            args.without_evaluation()
         train_dataset = as_items(train_dataset, args.target, args.seed)
-        if train_dataset is not None:
-            check_lengths(rag, train_dataset, args)
+        evaluated = eval_sets(eval_dataset)
+        check_questions(rag, train_dataset, evaluated, args)
         self.sigterm = SaveOnSigterm()
         self._grad_norms: dict[str, float] = {}
-        self._placed_index: PassageIndex | None = None
+        settings = rag.model.rag.generator.generation_config
         collator = collator_for(rag, args.max_question_length, args.max_target_length)
         super().__init__(
             model=rag.model,
             args=args,
             data_collator=kwargs.pop("data_collator", collator),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=evaluated.get("", evaluated or None),  # type: ignore[arg-type]
             processing_class=rag.tokenizer,  # type: ignore[arg-type]
             **kwargs,
         )
@@ -105,8 +102,11 @@ class RagTrainer(RagEvaluator):
         self.model_accepts_loss_kwargs = False
         rag.model.config.use_cache = True  # the Trainer switched it off, for saved models too
         if args.generation_config is not None:
-            set_generation_config(rag.model, rag.model.generation_config)
-        self.add_callback(LearningCheck({name: self.parts[name] for name in args.trainable}))
+            given = rag.model.generation_config
+            given.update(**settings.to_dict(), defaults_only=True)
+            set_generation_config(rag.model, given)
+        watched = {name: self.parts[name] for name in args.trainable}
+        self.add_callback(LearningCheck(watched, self.retriever.n_docs))
         self.add_callback(self.sigterm)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
@@ -158,7 +158,7 @@ class RagTrainer(RagEvaluator):
         )
         doc_ids = outputs.retrieved_doc_ids
         # The index's own vectors: under autocast the model's copy may be in bfloat16.
-        _, vectors = self.retriever.index.gather(doc_ids.cpu().numpy())
+        vectors = self.retriever.index.vectors_at(doc_ids.cpu().numpy())
         doc_scores = score_passages(
             outputs.question_encoder_last_hidden_state, torch.from_numpy(vectors), doc_ids
         )
@@ -210,11 +210,45 @@ class RagTrainer(RagEvaluator):
             )
         return optimizer
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; activation checkpointing is switched on for each sub-model that can."""
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; takes what `Trainer.train` takes."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir))
+        checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        if checkpoint is not None and self._take_over_if_finished(Path(checkpoint)):
+            return TrainOutput(self.state.global_step, 0.0, {})
         self._forget_evaluation()
+        try:
+            return self._train(checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self.sigterm.release()
+
+    def _take_over_if_finished(self, checkpoint: Path) -> bool:
+        """Load a checkpoint after which nothing is left to train.
+
+        Transformers 5.23 would train one more step.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        done, wanted = (state.epoch or 0.0), self.args.num_train_epochs
+        if self.args.max_steps > 0:
+            done, wanted = state.global_step, self.args.max_steps
+        if done < wanted:
+            return False
+        self.state = state
+        best = checkpoint.parent / Path(state.best_model_checkpoint or checkpoint).name
+        is_best = self.args.load_best_model_at_end and best.is_dir()
+        self._load_from_checkpoint(str(best if is_best else checkpoint))
+        return True
+
+    def _train(self, *args: Any) -> TrainOutput:
+        """Train, each sub-model recomputing its activations where that is asked for."""
         if not self.args.activation_checkpointing:
-            return super().train(*args, **kwargs)
+            return super().train(*args)
         options: dict[str, Any] = dict(self.args.activation_checkpointing_kwargs or {})  # type: ignore[arg-type]
         every, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
         for module in checkpointable(self.parts, self.args.trainable):
@@ -226,7 +260,7 @@ class RagTrainer(RagEvaluator):
         # Transformers 5.23 raises when it is switched on for the RAG model as a whole.
         self.args.activation_checkpointing = False
         try:
-            return super().train(*args, **kwargs)
+            return super().train(*args)
         finally:
             self.args.activation_checkpointing = True
 
@@ -236,6 +270,8 @@ class RagTrainer(RagEvaluator):
         It marks the model as prepared, and accelerate 1.15 does not wrap a prepared model for
         several processes again: each would then train a model of its own, without a word.
         """
+        if self.model_wrapped is not self.rag.model:
+            return  # it was trained before, and is wrapped
         self.accelerator.unwrap_model(self.rag.model, keep_fp32_wrapper=False)
         vars(self.rag.model).pop("_is_accelerate_prepared", None)
 
@@ -258,40 +294,3 @@ class RagTrainer(RagEvaluator):
         scale = float(total) / clipped if clipped > 0 else 1.0
         self._grad_norms = {name: norm * scale for name, norm in norms.items()}
         return total
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn about missing weights, but not about those that are tied to one that is there."""
-        tied = tied_names(self.rag.model)
-        load_result.missing_keys[:] = [n for n in load_result.missing_keys if n not in tied]
-        super()._issue_warnings_after_load(load_result)
-
-    # ---- Saving ----
-
-    def finish(self, metrics: dict[str, float]) -> None:
-        """Write the finished model, the run's history, and last train_results.json.
-
-        A folder that holds train_results.json is a finished one.
-        """
-        self.save_model()
-        self.save_state()
-        best = {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
-        known = {name: value for name, value in best.items() if value is not None}
-        self.save_metrics("train", {**metrics, **known}, combined=False)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write one movable folder: model, tokenizers, generation settings, index."""
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_rag(self.rag.model, self.rag.tokenizer, folder)
-        whole = Path(str(self.args.output_dir))
-        if index_mode(self.retriever.index, self.args.save_index) == "copy" and folder != whole:
-            # The run's folder holds the copy; checkpoints within it share its bytes on disk.
-            if self._placed_index is None:
-                place_index(self.retriever.index, whole, "copy", ours=False)
-                self._placed_index = open_index(whole / INDEX)
-            place_index(self._placed_index, folder, "copy", ours=True)
-        else:
-            place_index(self.retriever.index, folder, self.args.save_index, ours=False)
-        write_json(folder / ARGUMENTS, self.args.public_dict())

@@ -9,10 +9,11 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from rag_finetune.data.qa import TrainingQuestions
-from rag_finetune.evaluation.evaluate import Evaluated
+from rag_finetune.evaluation.measure import Evaluated, warn_about_unknown_gold
+from rag_finetune.metrics.retrieval import KS
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.generation import question_limit, too_long, warn_about_long_questions
-from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.rag.generation import check_question_lengths, too_long
+from rag_finetune.training.arguments import ANSWER_METRICS, RagTrainingArguments
 from rag_finetune.training.options import PARTS
 
 
@@ -36,10 +37,62 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
         )
     config.do_marginalize = False  # the loss marginalises
     settings = rag.model.rag.generator.generation_config
-    if settings.max_length is None and settings.max_new_tokens is None:
-        settings.max_length = args.max_target_length
+    if settings.max_new_tokens is None and (settings.max_length or 0) < args.max_target_length:
+        settings.max_length = args.max_target_length  # what was learnt can be said
     for name in PARTS:
         getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
+
+
+def check_questions(
+    rag: Rag,
+    train: TrainingQuestions | None,
+    evaluated: Mapping[str, TrainingQuestions],
+    args: RagTrainingArguments,
+) -> None:
+    """Check before training what would show only in the middle of it.
+
+    Args:
+        rag: the model, its lengths set.
+        train: what is trained on.
+        evaluated: what is evaluated on, by name.
+        args: the arguments.
+
+    Raises:
+        ValueError: a question leaves no room for a passage, or metric_for_best_model is none of
+            the figures that an evaluation reports.
+    """
+    for items in ([] if train is None else [train], evaluated.values()):
+        for questions in items:
+            check_lengths(rag, questions, args)
+    for questions in evaluated.values():
+        warn_about_unknown_gold(questions.questions, rag.retriever.index)  # type: ignore[union-attr]
+    if train is None or not evaluated or args.eval_strategy == "no":
+        return
+    metric = str(args.metric_for_best_model).removeprefix("eval_")
+    reported = [
+        f"{name}_{figure}" if name else figure
+        for name, items in evaluated.items()
+        for figure in reported_metrics(rag, items, args)
+    ]
+    if metric not in reported:
+        hint = ""
+        if "recall@" in metric or "mrr@" in metric:
+            hint = ' Those of retrieval need "positive_ids" in the validation questions.'
+        names = ", ".join(sorted(reported))
+        raise ValueError(f'metric_for_best_model must be one of {names}; found "{metric}".{hint}')
+
+
+def reported_metrics(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments) -> list[str]:
+    """The figures that an evaluation of these questions will report."""
+    n_docs = rag.retriever.n_docs  # type: ignore[union-attr]
+    ks = sorted({*KS, n_docs})
+    names = ["loss", "distinct_passages", "top1_frequency", "n_examples"]
+    names += ["doc_entropy"] if n_docs > 1 else []
+    names += [f"answer_recall@{k}" for k in ks]
+    names += ANSWER_METRICS if args.predict_with_generate else []
+    if any(items.questions["positive_ids"]):
+        names += ["mrr@10", *(f"recall@{k}" for k in ks)]
+    return names
 
 
 def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments) -> None:
@@ -53,8 +106,7 @@ def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments
     Raises:
         ValueError: a question leaves no room for a passage.
     """
-    texts = list(items.questions["question"])
-    warn_about_long_questions(rag, texts, args.max_question_length)
+    check_question_lengths(rag, list(items.questions["question"]), args.max_question_length)
     first_only = slice(1 if items.target == "first" else None)
     answers = [text for golds in items.questions["answers"] for text in golds[first_only]]
     rows = too_long(rag.tokenizer.generator, answers, args.max_target_length - 1)
@@ -64,11 +116,16 @@ def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments
             f"{args.max_target_length} and lose their end; the first: {answers[rows[0]][:60]!r}.",
             stacklevel=3,
         )
-    limit = question_limit(rag, args.max_question_length)
-    tails = [rag.model.config.doc_sep + text for text in texts]
-    for row in too_long(rag.tokenizer.generator, tails, rag.model.config.max_combined_length):
-        asked = rag.tokenizer.question_encoder(texts[row], truncation=True, max_length=limit)
-        rag.retriever.require_room(rag.retriever.question_texts([asked["input_ids"]]))  # type: ignore[union-attr]
+
+
+def eval_loss_at(log_history: Sequence[Mapping[str, Any]], step: int | None) -> float:
+    """The loss of the evaluation after a step; infinite where there was none."""
+    losses = (
+        entry["eval_loss"]
+        for entry in log_history
+        if "eval_loss" in entry and entry["step"] == step
+    )
+    return next(losses, float("inf"))
 
 
 def checkpointable(parts: Mapping[str, Any], trainable: Sequence[str]) -> list[Any]:
@@ -103,10 +160,21 @@ def gather_rows(evaluated: Mapping[int, Evaluated], count: int) -> list[Evaluate
     return [rows[row] for row in range(count)]
 
 
-def padded_array(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Token ids of all rows, shape (rows, longest), padded with −100."""
-    longest = max(map(len, rows), default=0)
-    return np.array([[*row, *[-100] * (longest - len(row))] for row in rows], dtype=np.int64)
+def padded_array(rows: Sequence[Sequence[int]], pad_token_id: int) -> np.ndarray:
+    """Token ids of all rows, shape (rows, longest), padded with −100.
+
+    Args:
+        rows: token ids, with the padding that their batch brought.
+        pad_token_id: what that padding is.
+    """
+    lengths = [
+        max((i for i, token in enumerate(row, start=1) if token != pad_token_id), default=0)
+        for row in rows
+    ]
+    padded = np.full((len(rows), max(lengths, default=0)), -100, dtype=np.int64)
+    for target, row, length in zip(padded, rows, lengths, strict=True):
+        target[:length] = row[:length]
+    return padded
 
 
 def tied_names(model: nn.Module) -> set[str]:
