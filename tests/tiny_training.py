@@ -1,0 +1,43 @@
+"""Train a tiny model in a test, and look at what it logged."""
+
+from pathlib import Path
+
+import tiny_rag
+import torch
+
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.rag_trainer import RagTrainer
+
+
+def train_tiny(folder: Path, *, rag=None, count=16, eval_questions=None, callbacks=None, **options):
+    """Train a tiny model in folder/run; returns the trainer."""
+    rag = rag or tiny_rag.tiny_rag(folder, dropout=options.pop("dropout", 0.0))
+    resume = options.pop("resume", None)
+    defaults = {
+        "output_dir": str(folder / "run"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "logging_steps": 1,
+        "max_target_length": 8,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    args = RagTrainingArguments(**(defaults | options))
+    trainer = RagTrainer(rag, args, tiny_rag.questions(count), eval_questions, callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def logged(trainer: RagTrainer, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, bool]:
+    return {name: torch.equal(first[name], second[name]) for name in first}
