@@ -19,6 +19,7 @@ from rag_finetune.encoders.encode import (
     evaluation_mode,
     load_context_encoder,
     load_question_encoder,
+    require_source,
 )
 
 FACTS = tiny_rag.facts()
@@ -254,3 +255,14 @@ def test_encoder_of_the_hub_has_name_and_commit(parts, tmp_path, monkeypatch):
     assert found == ("org/encoder", tiny_rag.HUB_COMMIT, False)
     local = load_context_encoder(parts["context_encoder"], max_length=64)
     assert encoder.fingerprint() == local.fingerprint()
+
+
+def test_a_misspelt_folder_is_answered_with_the_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"runs/modl: no such folder. Did you mean runs/model"
+    ):
+        require_source("runs/modl")
+    require_source("facebook/bart-base")  # may be on the Hub
+    require_source("runs/model")

@@ -22,6 +22,8 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.logging import tqdm
 
+from rag_finetune.files import nearest
+
 TOKENS_PER_BATCH = 16_384
 TEXTS_PER_BLOCK = 8_192
 
@@ -162,10 +164,17 @@ def require_source(name_or_path: str | Path) -> None:
     """Raise where a path to a folder leads nowhere; anything else may be a Hub name.
 
     Raises:
-        FileNotFoundError: it starts like a path, and there is no such folder.
+        FileNotFoundError: it starts like a path, or is nearly the name of a folder beside it, and
+            there is no such folder.
     """
-    if str(name_or_path).startswith((".", "/", "~")) and not Path(name_or_path).is_dir():
-        raise FileNotFoundError(f"{name_or_path}: no such folder.")
+    path = Path(name_or_path)
+    if path.is_dir():
+        return
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    meant = nearest(path.name, beside)
+    hint = f" Did you mean {path.parent / meant}?" if meant else ""
+    if hint or str(name_or_path).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name_or_path}: no such folder.{hint}")
 
 
 def load_context_encoder(name_or_path: str, max_length: int = 256) -> TextEncoder:
