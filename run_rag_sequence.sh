@@ -82,6 +82,18 @@ if [ -n "${VALIDATION_FILE:-}" ]; then
     train_flags+=(--validation_file "$VALIDATION_FILE")
 fi
 
+# What OUTPUT_DIR was made from: steps are skipped for the same inputs only.
+inputs=$(printf '%s\n' "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" "VALIDATION_FILE=${VALIDATION_FILE:-}" \
+    "TEST_FILE=${TEST_FILE:-}" "CONTEXT_ENCODER=$context_encoder" \
+    "MODEL=${MODEL:-$question_encoder and $generator as $model_type}" "flags of train: $*")
+if [ -e "$output/inputs.txt" ] && [ "$inputs" != "$(cat "$output/inputs.txt")" ]; then
+    echo "error: $output was made from other inputs. Choose another OUTPUT_DIR, or remove that folder." >&2
+    { diff "$output/inputs.txt" <(echo "$inputs") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
+    exit 2
+fi
+mkdir -p "$output"
+echo "$inputs" >"$output/inputs.txt"
+
 if [ -e "$output/index/manifest.json" ]; then
     echo "1/4 index: $output/index is there, skipped."
 else
@@ -139,3 +151,4 @@ else
     python -m rag_finetune evaluate --model_name_or_path "$output/model" --index "$output/index" \
         --eval_file "$test_file" --output_dir "$output/evaluation"
 fi
+echo "Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin"

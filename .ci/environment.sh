@@ -27,6 +27,7 @@ _make_environment() {
     (cd "$_root" && "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
         --editable ".[$_extras]" --constraint constraints.txt) || return 1
     touch "$folder/.installed"
+    echo "$folder is ready; to use it yourself: . $folder/bin/activate" >&2
 }
 
 if [ -n "${VENV:-}" ] || ! _has python "$@"; then

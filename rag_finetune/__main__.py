@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from rag_finetune import __version__
@@ -56,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     """Run a known command; what the user can put right becomes one line on stderr."""
+
+    def show(message: Warning | str, *place: object, **more: object) -> None:
+        print(f"rag-finetune {command}: warning: {message}", file=sys.stderr)
+
+    shown, warnings.showwarning = warnings.showwarning, show
     try:
         module = importlib.import_module(f"rag_finetune.cli.{command}")
         code = module.main(arguments)
@@ -72,6 +78,8 @@ def _run(command: str, arguments: list[str]) -> int:
         else:
             print(f"rag-finetune {command}: error: {_one_line(error)}", file=sys.stderr)
         return 1
+    finally:
+        warnings.showwarning = shown
 
 
 def _usage() -> str:

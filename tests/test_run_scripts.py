@@ -144,6 +144,16 @@ def test_an_interrupted_training_goes_on(run, own, tmp_path):
     assert "--resume_from_checkpoint latest" in run(SEQUENCE, **own).calls[0]
 
 
+def test_a_folder_made_from_other_inputs_is_refused_and_the_difference_shown(run, own):
+    assert run(SEQUENCE, **own).returncode == 0
+    again = run(SEQUENCE, **own)
+    assert again.returncode == 0, again.stderr
+    other = run(SEQUENCE, **{**own, "PASSAGES": "other.tsv"})
+    assert other.returncode == 2
+    assert "was made from other inputs. Choose another OUTPUT_DIR" in other.stderr
+    assert "now:  PASSAGES=other.tsv" in other.stderr
+
+
 def test_a_training_that_left_no_whole_checkpoint_starts_anew(run, own, tmp_path):
     leave(
         tmp_path, "index/manifest.json", "assembled/config.json", "model/checkpoint-4/config.json"

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.logging import tqdm
 
@@ -149,6 +150,17 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Leave out Transformers' table of missing weights: we refuse them, and name the first."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def share_weights(folder: Path) -> None:
     """Give weights that were just saved the permissions of the config.json beside them.
 
@@ -218,9 +230,10 @@ def _load_encoder(name_or_path: str, model_class: Any, role: str, max_length: in
             "Give a folder or Hub name of a DPR model, such as facebook/dpr-*-single-nq-base."
         )
     # 5.x loads in the checkpoint's dtype; vectors are float32.
-    model, info = model_class.from_pretrained(
-        name_or_path, output_loading_info=True, dtype=torch.float32
-    )
+    with quiet_loading():
+        model, info = model_class.from_pretrained(
+            name_or_path, output_loading_info=True, dtype=torch.float32
+        )
     if info["missing_keys"]:
         raise ValueError(
             f"{name_or_path}: these are not the weights of a {role}: "
