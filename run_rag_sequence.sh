@@ -151,4 +151,5 @@ else
     python -m rag_finetune evaluate --model_name_or_path "$output/model" --index "$output/index" \
         --eval_file "$test_file" --output_dir "$output/evaluation"
 fi
+[ -z "${tiny:-}" ] || echo "The tiny default was asked what it was trained on: it can only memorise."
 echo "Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin"
