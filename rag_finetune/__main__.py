@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     """Run a known command; what the user can put right becomes one line on stderr."""
 
-    def show(message: Warning | str, *place: object, **more: object) -> None:
-        print(f"rag-finetune {command}: warning: {message}", file=sys.stderr)
+    def one_line(message: Warning | str, *place: object, **more: object) -> str:
+        return f"rag-finetune {command}: warning: {message}\n"
 
-    shown, warnings.showwarning = warnings.showwarning, show
+    before, warnings.formatwarning = warnings.formatwarning, one_line
     try:
         module = importlib.import_module(f"rag_finetune.cli.{command}")
         code = module.main(arguments)
@@ -79,7 +79,7 @@ def _run(command: str, arguments: list[str]) -> int:
             print(f"rag-finetune {command}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     finally:
-        warnings.showwarning = shown
+        warnings.formatwarning = before
 
 
 def _usage() -> str:

@@ -143,15 +143,17 @@ def test_the_package_runs_as_a_module():
     assert done.stdout == f"rag-finetune {rag_finetune.__version__}\n"
 
 
-def test_a_warning_is_one_line_without_the_place_in_the_code(monkeypatch, capsys):
+def test_a_warning_is_one_line_without_the_place_in_the_code(monkeypatch):
     import warnings
 
     from rag_finetune.cli import search
 
-    before = warnings.showwarning
-    monkeypatch.setattr(search, "main", lambda words: warnings.warn("mind this", stacklevel=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        assert main(["search"]) == 0
-        assert capsys.readouterr().err == "rag-finetune search: warning: mind this\n"
-    assert warnings.showwarning is before
+    before, lines = warnings.formatwarning, []
+
+    def warn(words):
+        lines.append(warnings.formatwarning("mind this", UserWarning, "code.py", 1))
+
+    monkeypatch.setattr(search, "main", warn)
+    assert main(["search"]) == 0
+    assert lines == ["rag-finetune search: warning: mind this\n"]
+    assert warnings.formatwarning is before

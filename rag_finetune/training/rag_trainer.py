@@ -1,5 +1,6 @@
 """RagTrainer: a Seq2SeqTrainer that trains question encoder and generator end to end."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,6 +228,17 @@ class RagTrainer(RagSaver):
             return self._train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.sigterm.release()
+
+    def end(self) -> None:
+        """Finish trackers and processes; nothing can be trained or evaluated afterwards.
+
+        The wrapper that exchanges gradients goes first: where it is the last to hold the process
+        group, torch 2.13 (gloo) now and then waits forever in the group's destructor.
+        """
+        self.model_wrapped = self.rag.model
+        self.accelerator.free_memory()
+        gc.collect()
+        super().end()
 
     def _take_over_if_finished(self, checkpoint: Path) -> bool:
         """Load a checkpoint after which nothing is left to train.
