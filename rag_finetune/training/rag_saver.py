@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerState
+
 from rag_finetune.files import write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag.checkpoint import INDEX, index_mode, place_index, save_rag
@@ -66,3 +68,20 @@ class RagSaver(RagEvaluator):
             index = self._placed_index or self.retriever.index
             place_index(index, folder, self.args.save_index, ours=False)
         write_json(folder / ARGUMENTS, self.args.public_dict())
+
+    def _take_over_if_finished(self, checkpoint: Path) -> bool:
+        """Load a checkpoint after which nothing is left to train.
+
+        Transformers 5.23 would train one more step.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        done, wanted = (state.epoch or 0.0), self.args.num_train_epochs
+        if self.args.max_steps > 0:
+            done, wanted = state.global_step, self.args.max_steps
+        if done < wanted:
+            return False
+        self.state = state
+        best = checkpoint.parent / Path(state.best_model_checkpoint or checkpoint).name
+        is_best = self.args.load_best_model_at_end and best.is_dir()
+        self._load_from_checkpoint(str(best if is_best else checkpoint))
+        return True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, TrainerState
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rag_finetune.data.qa import TrainingQuestions
@@ -239,23 +239,6 @@ class RagTrainer(RagSaver):
         self.accelerator.free_memory()
         gc.collect()
         super().end()
-
-    def _take_over_if_finished(self, checkpoint: Path) -> bool:
-        """Load a checkpoint after which nothing is left to train.
-
-        Transformers 5.23 would train one more step.
-        """
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        done, wanted = (state.epoch or 0.0), self.args.num_train_epochs
-        if self.args.max_steps > 0:
-            done, wanted = state.global_step, self.args.max_steps
-        if done < wanted:
-            return False
-        self.state = state
-        best = checkpoint.parent / Path(state.best_model_checkpoint or checkpoint).name
-        is_best = self.args.load_best_model_at_end and best.is_dir()
-        self._load_from_checkpoint(str(best if is_best else checkpoint))
-        return True
 
     def _train(self, *args: Any) -> TrainOutput:
         """Train, each sub-model recomputing its activations where that is asked for."""
