@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rag_finetune.data.passages import load_passages
     from rag_finetune.data.qa import TrainingQuestions, load_questions
     from rag_finetune.evaluation.evaluate import evaluate_rag
-    from rag_finetune.index.store import build_index, open_index
+    from rag_finetune.index.build import build_index
+    from rag_finetune.index.store import open_index
     from rag_finetune.rag.assemble import assemble_rag
     from rag_finetune.rag.checkpoint import load_rag, save_rag
     from rag_finetune.rag.generation import generate_answers
@@ -48,7 +49,7 @@ _MODULES = {
     "RagTrainingArguments": "training.arguments",
     "TrainingQuestions": "data.qa",
     "assemble_rag": "rag.assemble",
-    "build_index": "index.store",
+    "build_index": "index.build",
     "evaluate_rag": "evaluation.evaluate",
     "generate_answers": "rag.generation",
     "load_passages": "data.passages",

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, DPRQuestionEncoder
 
-from rag_finetune.index.store import build_index
+from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
 

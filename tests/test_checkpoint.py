@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from rag_finetune.data.passages import load_passages
-from rag_finetune.encoders.encode import load_context_encoder
-from rag_finetune.index.store import PassageIndex, build_index, open_index
+from rag_finetune.encoders.load import load_context_encoder
+from rag_finetune.index.build import build_index
+from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag import checkpoint
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import (

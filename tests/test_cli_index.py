@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_job import error_of, files_under, index_words, ok, tiny_job, usage_error_of
 
-from rag_finetune.encoders.encode import load_context_encoder
+from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.store import open_index
 
 INDEX_FILES = {

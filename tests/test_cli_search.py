@@ -8,7 +8,7 @@ from tiny_job import error_of, ok, tiny_job, usage_error_of
 from transformers import DPRQuestionEncoder
 
 from rag_finetune.cli.search import results_table
-from rag_finetune.encoders.encode import load_question_encoder
+from rag_finetune.encoders.load import load_question_encoder
 from rag_finetune.index.store import open_index
 
 ADA = "what is the house of ada ?"

@@ -7,13 +7,13 @@ from datasets import Dataset
 from trained_rag import trained_rag
 
 from rag_finetune.data.qa import FEATURES
-from rag_finetune.encoders.encode import TextEncoder
+from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.evaluation.evaluate import (
     collator_for,
     evaluate_rag,
     evaluate_retrieval,
 )
-from rag_finetune.index.store import build_index
+from rag_finetune.index.build import build_index
 from rag_finetune.metrics.text import exact_match_score, f1_score
 from rag_finetune.rag.checkpoint import Rag, load_rag
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RagConfig, RagRetriever
 
-from rag_finetune.index.store import build_index
+from rag_finetune.index.build import build_index
 from rag_finetune.rag.checkpoint import Rag, load_rag
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
 

@@ -18,8 +18,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rag_finetune.encoders.encode import TextEncoder
-from rag_finetune.index.store import PassageIndex, build_index
+from rag_finetune.encoders.text_encoder import TextEncoder
+from rag_finetune.index.build import build_index
+from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import Rag, load_rag
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tiny_rag
 
-from rag_finetune.index.store import build_index
+from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import Rag, load_rag
 from rag_finetune.training.arguments import RagTrainingArguments

@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
 def _evaluate(args: argparse.Namespace) -> "Evaluation":
     """Load what the flags name, and evaluate."""
     from rag_finetune.data.qa import load_questions
-    from rag_finetune.encoders.encode import TextEncoder, load_question_encoder
+    from rag_finetune.encoders.load import load_question_encoder
+    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.evaluation.evaluate import evaluate_rag, evaluate_retrieval
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.checkpoint import load_rag

@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
     require_positive(args, "max_length")
 
     from rag_finetune.data.passages import load_passages
-    from rag_finetune.encoders.encode import load_context_encoder
-    from rag_finetune.index.store import build_index, require_vacant
+    from rag_finetune.encoders.load import load_context_encoder
+    from rag_finetune.index.build import build_index, require_vacant
 
     require_vacant(Path(args.output_dir))
     passages = load_passages(args.passages, args.passage_words)

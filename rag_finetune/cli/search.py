@@ -8,7 +8,7 @@ from rag_finetune.cli.flags import CHECKPOINT, best_device, require_positive
 from rag_finetune.cli.parsing import make_parser, parse
 
 if TYPE_CHECKING:
-    from rag_finetune.encoders.encode import TextEncoder
+    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.index.store import PassageIndex
 
 
@@ -65,7 +65,8 @@ def _shorten(text: str, width: int) -> str:
 
 def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:
     """The question encoder and the index that the flags name."""
-    from rag_finetune.encoders.encode import TextEncoder, load_question_encoder
+    from rag_finetune.encoders.load import load_question_encoder
+    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.checkpoint import load_rag
 

@@ -9,7 +9,8 @@ from transformers.utils.logging import tqdm
 
 from rag_finetune.data.collator import RagCollator
 from rag_finetune.data.qa import require_columns
-from rag_finetune.encoders.encode import TextEncoder, evaluation_mode
+from rag_finetune.encoders.encode import evaluation_mode
+from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.evaluation.measure import Evaluated, measure, warn_about_unknown_gold
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.retrieval import KS

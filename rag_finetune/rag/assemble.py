@@ -15,9 +15,11 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.encoders.encode import TextEncoder, load_question_encoder, require_source
+from rag_finetune.encoders.load import load_question_encoder, require_source
+from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import nearest, staged_folder
-from rag_finetune.index.store import PassageIndex, require_vacant
+from rag_finetune.index.build import require_vacant
+from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.checkpoint import (
     MODEL_TYPES,
     relative_path,

@@ -16,7 +16,8 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.encoders.encode import require_source, share_weights
+from rag_finetune.encoders.load import require_source
+from rag_finetune.encoders.text_encoder import share_weights
 from rag_finetune.files import describe, read_text, staged_folder, write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
