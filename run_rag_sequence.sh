@@ -15,7 +15,7 @@
 #   VALIDATION_FILE   questions that choose the best checkpoint       a part of TRAIN_FILE
 #   TEST_FILE         questions for the table of metrics              VALIDATION_FILE, else TRAIN_FILE
 #   QUESTION_ENCODER  folder or Hub name                              facebook/dpr-question_encoder-single-nq-base
-#   CONTEXT_ENCODER   folder or Hub name                              facebook/dpr-ctx_encoder-single-nq-base
+#   CONTEXT_ENCODER   folder or Hub name                              the one that goes with QUESTION_ENCODER or MODEL
 #   GENERATOR         folder or Hub name, BART or T5                  facebook/bart-base
 #   MODEL             a RAG checkpoint or its Hub name, used in place of QUESTION_ENCODER and GENERATOR
 #   OUTPUT_DIR        where everything goes                           runs/rag_sequence or runs/rag_token
@@ -76,7 +76,14 @@ if [ -z "${PASSAGES:-}" ]; then
     fi
 fi
 question_encoder=${QUESTION_ENCODER:-facebook/dpr-question_encoder-single-nq-base}
-context_encoder=${CONTEXT_ENCODER:-facebook/dpr-ctx_encoder-single-nq-base}
+context_encoder=${CONTEXT_ENCODER:-$(python -m rag_finetune.encoders.pairs "${MODEL:-$question_encoder}")}
+if [ -z "$context_encoder" ] && [ -n "${MODEL:-}" ]; then
+    echo "error: set CONTEXT_ENCODER: which one was the question encoder of $MODEL trained with?" >&2
+    exit 2
+elif [ -z "$context_encoder" ]; then
+    context_encoder=$question_encoder
+    echo "No CONTEXT_ENCODER given: $question_encoder encodes the passages too."
+fi
 generator=${GENERATOR:-facebook/bart-base}
 if [ -n "${VALIDATION_FILE:-}" ]; then
     train_flags+=(--validation_file "$VALIDATION_FILE")
@@ -110,7 +117,7 @@ elif [ -e "$output/assembled/config.json" ]; then
 else
     echo "2/4 assemble: $question_encoder and $generator as $model_type to $output/assembled."
     python -m rag_finetune assemble --question_encoder "$question_encoder" --generator "$generator" \
-        --model_type "$model_type" --output_dir "$output/assembled"
+        --model_type "$model_type" --index "$output/index" --questions "$TRAIN_FILE" --output_dir "$output/assembled"
 fi
 
 if [ -e "$output/model/train_results.json" ]; then

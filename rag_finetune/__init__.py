@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rag_finetune.data.passages import load_passages
     from rag_finetune.data.qa import TrainingQuestions, load_questions
+    from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+    from rag_finetune.encoders.pooled import register
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.index.build import build_index
     from rag_finetune.index.store import open_index
@@ -36,10 +38,13 @@ __all__ = [
     "build_index",
     "evaluate_rag",
     "generate_answers",
+    "load_context_encoder",
     "load_passages",
+    "load_question_encoder",
     "load_questions",
     "load_rag",
     "open_index",
+    "register",
     "save_rag",
 ]
 
@@ -52,10 +57,13 @@ _MODULES = {
     "build_index": "index.build",
     "evaluate_rag": "evaluation.evaluate",
     "generate_answers": "rag.generation",
+    "load_context_encoder": "encoders.load",
     "load_passages": "data.passages",
+    "load_question_encoder": "encoders.load",
     "load_questions": "data.qa",
     "load_rag": "rag.checkpoint",
     "open_index": "index.store",
+    "register": "encoders.pooled",
     "save_rag": "rag.checkpoint",
 }
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on a file of questions",
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
+    "doctor": "show what is installed and what is known not to work",
 }
 
 # What a shell reports for a program that was ended by SIGINT, and by SIGPIPE.

@@ -103,6 +103,11 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
                 f"{path}:{number}: expected one JSON object a line, found a syntax error at column "
                 f"{error.colno} ({error.msg}). Write each object on a line of its own."
             ) from error
+        except RecursionError as error:
+            raise ValueError(
+                f"{path}:{number}: expected one JSON object a line, found brackets nested too "
+                "deeply to read. Check the line."
+            ) from error
         check_characters(line, value, f"{path}:{number}")
         yield number, value
 

@@ -27,7 +27,11 @@ NEEDED_UNIMPORTED = {
 }
 
 # Taken from a package that always brings it along.
-COMES_WITH = {"tokenizers": "transformers", "huggingface_hub": "transformers"}
+COMES_WITH = {
+    "tokenizers": "transformers",
+    "huggingface_hub": "transformers",
+    "packaging": "transformers",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

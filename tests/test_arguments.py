@@ -301,12 +301,44 @@ def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
         args._check_world()
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_launcher_that_cuts_the_model_into_shards_is_refused(monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ValueError, match=f"told to use {name}.*accelerate launch --multi_gpu"):
+        arguments()
+
+
 def test_of_several_gpus_one_is_used_and_the_launch_line_is_shown(monkeypatch):
     args = arguments()
     args._n_gpu = 4
-    with pytest.warns(UserWarning, match="4 GPUs are here.*accelerate launch --num_processes 4"):
+    with pytest.warns(
+        UserWarning, match="4 GPUs are here.*accelerate launch --multi_gpu --num_processes 4"
+    ):
         args._check_world()
     assert args.n_gpu == 1
+
+
+def test_a_plain_start_on_several_gpus_does_not_spread_the_model_over_threads(monkeypatch):
+    from accelerate.state import AcceleratorState, PartialState
+
+    # The machine is made to look as if it had four GPUs: as far as the arguments ask.
+    for name, value in {
+        "torch.cuda.is_available": True,
+        "torch.cuda.device_count": 4,
+        "torch.cuda.is_bf16_supported": True,
+        "torch.cuda.set_device": None,
+        "torch.cuda.current_device": 0,
+        "torch.accelerator.is_available": True,
+        "transformers.training_args.is_torch_bf16_gpu_available": True,
+    }.items():
+        monkeypatch.setattr(name, lambda *words, value=value, **more: value)
+    try:
+        with pytest.warns(UserWarning, match="4 GPUs are here, one is used"):
+            args = arguments(per_device_train_batch_size=4)
+        assert (args.device.type, args.n_gpu, args.train_batch_size) == ("cuda", 1, 4)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()
 
 
 def test_the_arguments_as_data_hold_no_path_and_no_token(tmp_path):

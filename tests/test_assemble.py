@@ -1,12 +1,25 @@
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import tiny_encoders
 import tiny_rag
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSeq2SeqLM, DPRQuestionEncoder
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertModel,
+    DPRQuestionEncoder,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RagTokenizer,
+)
 
+from rag_finetune.encoders.load import load_context_encoder
+from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
@@ -164,7 +177,7 @@ def test_arguments_out_of_range_are_refused(tmp_path, parts, options, message):
 
 def test_parts_in_each_others_place_are_refused(tmp_path, parts):
     swapped = {"question_encoder": parts["generator"], "generator": parts["question_encoder"]}
-    with pytest.raises(ValueError, match=r'expected a DPR question encoder, found .* "bart"'):
+    with pytest.raises(ValueError, match=r'expected a question encoder, found .* "bart"'):
         assemble(swapped, tmp_path / "assembled")
     context = parts | {"question_encoder": parts["context_encoder"]}
     with pytest.raises(ValueError, match="Was the other encoder of the pair meant"):
@@ -231,3 +244,147 @@ def test_half_precision_parts_are_joined_in_float32(tmp_path, parts):
     }
     dtypes = {p.dtype for p in load_rag(folder, with_index=False).model.parameters()}
     assert dtypes == {torch.float32}
+
+
+# ---- Question encoders that are not DPR's ----
+
+QUESTIONS = [fact["question"] for fact in tiny_rag.facts()[:4]]
+PROMPTS = {"prompts": {"query": "who lives in ", "document": "the "}}
+
+
+def question_vectors(rag) -> torch.Tensor:
+    tokens = rag.tokenizer.question_encoder(QUESTIONS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return rag.model.question_encoder(**tokens)[0]
+
+
+@pytest.fixture
+def sentence_parts(tmp_path, parts) -> dict[str, str]:
+    encoder = tiny_encoders.save_sentence_folder(tmp_path / "encoder", settings=PROMPTS)
+    return parts | {"question_encoder": encoder}
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"), [({}, 20.0), ({"scale": 3.0}, 3.0), ({"normalize": False}, 1.0)]
+)
+def test_a_normalised_encoder_is_scaled_and_keeps_that(tmp_path, sentence_parts, options, scale):
+    folder = assemble(sentence_parts, tmp_path / "assembled", **options)
+    rag = load_rag(folder, with_index=False)
+    assert type(rag.model.question_encoder) is PooledEncoder
+    assert rag.model.config.question_encoder.scale == scale
+    texts = ["who lives in " + question for question in QUESTIONS]
+    expected = scale * tiny_encoders.reference(
+        BertModel.from_pretrained(sentence_parts["question_encoder"]),
+        texts,
+        pooling="mean",
+        normalize=options.get("normalize", True),
+    )
+    assert torch.allclose(question_vectors(rag), expected, atol=1e-5 * expected.abs().max())
+
+
+@pytest.mark.parametrize("scale", [0.0, -20.0, float("nan")])
+def test_a_scale_that_is_not_above_0_is_refused(tmp_path, parts, scale):
+    with pytest.raises(ValueError, match="scale must be a number above 0"):
+        assemble(parts, tmp_path / "assembled", scale=scale)
+
+
+def test_the_scale_of_a_dpr_model_is_in_its_weights(tmp_path, parts):
+    plain = load_rag(assemble(parts, tmp_path / "plain"), with_index=False)
+    scaled = load_rag(assemble(parts, tmp_path / "scaled", scale=8.0), with_index=False)
+    assert torch.equal(question_vectors(scaled), 8 * question_vectors(plain))
+
+
+def test_a_bert_with_cls_pooling_needs_nothing_of_ours_to_load(tmp_path, parts):
+    bare = parts | {"question_encoder": tiny_encoders.save_bare(tmp_path / "bert")}
+    folder = assemble(bare, tmp_path / "assembled", pooling="cls")
+    rag = load_rag(folder, with_index=False)
+    assert type(rag.model.question_encoder) is DPRQuestionEncoder
+    expected = tiny_encoders.reference(
+        BertModel.from_pretrained(bare["question_encoder"]),
+        QUESTIONS[:1],
+        pooling="cls",
+        normalize=False,
+    )
+    assert torch.equal(question_vectors(rag)[:1], expected)
+
+
+def test_no_file_of_a_pooled_checkpoint_holds_a_path(tmp_path, sentence_parts):
+    folder = assemble(sentence_parts, tmp_path / "assembled")
+    load_rag(folder, with_index=False)
+    for path in folder.rglob("*.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_prefix_is_kept_by_plain_transformers_and_read_by_the_generator(tmp_path, parts):
+    index = tiny_rag.tiny_index(tmp_path / "index")
+    folder = assemble(parts, tmp_path / "assembled", index=index, question_prefix="who is ")
+    tokenizer = RagTokenizer.from_pretrained(folder)
+    plain = tiny_rag.word_tokenizer("bert")
+    for text in QUESTIONS:
+        assert dict(tokenizer.question_encoder(text)) == dict(plain("who is " + text))
+    again = load_rag(assemble(parts | {}, tmp_path / "again", question_prefix=""), with_index=False)
+    assert again.tokenizer.question_encoder("red")["input_ids"] == plain("red")["input_ids"]
+    rag = load_rag(folder)
+    ids = rag.tokenizer.question_encoder(QUESTIONS[:1], return_tensors="pt")["input_ids"]
+    found = rag.retriever(ids, question_vectors(rag)[:1].numpy(), return_tensors="pt")
+    contexts = rag.tokenizer.generator.batch_decode(
+        found["context_input_ids"], skip_special_tokens=True
+    )
+    assert all(context.endswith("// who is " + QUESTIONS[0]) for context in contexts)
+
+
+def test_a_decoder_only_generator_is_refused(tmp_path, parts):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2))
+    tiny_encoders.save_bare(tmp_path / "gpt2", model)
+    with pytest.raises(ValueError, match=r'sequence-to-sequence generator, .* found .* "gpt2"'):
+        assemble(parts | {"generator": str(tmp_path / "gpt2")}, tmp_path / "assembled")
+
+
+PLAIN = """
+import sys, torch
+from transformers import RagRetriever, RagSequenceForGeneration, RagTokenizer
+if len(sys.argv) > 3:
+    import rag_finetune
+    rag_finetune.register()
+torch.set_num_threads(1)
+folder, index = sys.argv[1:3]
+paths = {"passages_path": index + "/passages", "index_path": index + "/dense.faiss"}
+retriever = RagRetriever.from_pretrained(folder, index_name="custom", **paths)
+model = RagSequenceForGeneration.from_pretrained(folder, retriever=retriever).eval()
+tokenizer = RagTokenizer.from_pretrained(folder)
+questions = ["what is the house of ada ?", "what is the house of ben ?"]
+tokens = tokenizer.question_encoder(questions, padding=True, return_tensors="pt")
+target = tokenizer.generator(["old red oslo"] * 2, return_tensors="pt")["input_ids"]
+labels = torch.cat([torch.full((2, 1), 2), target], dim=1)
+with torch.no_grad():
+    masked = model(**tokens, labels=labels).loss
+    unmasked = model(tokens["input_ids"], labels=labels).loss
+    sequences = model.generate(tokens["input_ids"], num_beams=2, max_new_tokens=5)
+print(*masked.tolist(), *unmasked.tolist())
+print(len(sequences))
+"""
+
+
+def test_a_pooled_checkpoint_gives_the_same_loss_in_plain_transformers(tmp_path, sentence_parts):
+    encoder = load_context_encoder(sentence_parts["question_encoder"])
+    index = build_index(tiny_rag.passages(), encoder, tmp_path / "old" / "index")
+    assemble(sentence_parts, tmp_path / "old" / "assembled", index=index)
+    (tmp_path / "old").rename(tmp_path / "new")
+    shutil.rmtree(tmp_path / "encoder")
+    words = [tmp_path / "new" / "assembled", tmp_path / "new" / "index"]
+    command = [sys.executable, "-c", PLAIN, *map(str, words)]
+    bare = subprocess.run(command, capture_output=True, text=True)
+    assert "KeyError: 'pooled_encoder'" in bare.stderr
+    done = subprocess.run([*command, "registered"], capture_output=True, text=True, check=True)
+    losses, count = done.stdout.splitlines()[-2:]
+    rag = load_rag(tmp_path / "new" / "assembled")
+    questions = ["what is the house of ada ?", "what is the house of ben ?"]
+    tokens = rag.tokenizer.question_encoder(questions, padding=True, return_tensors="pt")
+    target = rag.tokenizer.generator(["old red oslo"] * 2, return_tensors="pt")["input_ids"]
+    labels = torch.cat([torch.full((2, 1), 2), target], dim=1)
+    with torch.no_grad():
+        expected = rag.model(**tokens, labels=labels).loss.tolist()
+    assert [float(loss) for loss in losses.split()] == pytest.approx(expected * 2, rel=1e-5)
+    assert count == "2"
+    saved = load_context_encoder(str(tmp_path / "new" / "index" / "context_encoder"))
+    assert saved.fingerprint() == index.manifest.fingerprint

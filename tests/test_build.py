@@ -1,4 +1,8 @@
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -9,8 +13,9 @@ import torch
 from datasets import load_from_disk
 
 from rag_finetune.encoders.text_encoder import TextEncoder
-from rag_finetune.index import build
+from rag_finetune.index import manifest
 from rag_finetune.index.build import build_index
+from rag_finetune.index.store import open_index
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_vectors_that_are_not_finite_make_no_index(tmp_path):
 class Broken(TextEncoder):
     """An encoder that fails while it encodes, once the folder to fill is there."""
 
-    def encode(self, *args, **kwargs) -> np.ndarray:
+    def forward(self, batch) -> np.ndarray:
         raise MemoryError("no memory")
 
 
@@ -55,17 +60,89 @@ def test_failure_while_encoding_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def full_disk(*_) -> None:
-    raise OSError("disk full")
+def test_passages_that_end_in_an_error_leave_nothing_behind(tmp_path):
+    def passages():
+        yield from tiny_rag.passages()
+        raise ValueError("laws.jsonl:21: not JSON")
 
-
-def test_failure_while_writing_leaves_nothing_behind_and_can_be_repeated(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "save_dense", full_disk)
-        with pytest.raises(OSError, match="disk full"):
-            tiny_rag.tiny_index(tmp_path / "index")
+    with pytest.raises(ValueError, match="not JSON"):
+        build_index(passages(), tiny_rag.context_encoder(), tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": None}, r'passage 1 \(id 2\): "title" must be a string, found null'),
+        ({"text": " \n"}, r'passage 1 \(id 2\): "text" is empty'),
+        ({"id": 7}, r'"id" must be a string, found the number 7'),
+    ],
+)
+def test_passages_that_retrieval_cannot_use_are_refused(tmp_path, change, message):
+    rows = list(tiny_rag.passages())
+    rows[1] |= change
+    with pytest.raises(ValueError, match=message):
+        build_index(iter(rows), tiny_rag.context_encoder(), tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Have the system refuse to write past so many bytes of a file, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [
+        (100, False),  # the passages do not fit
+        (6_000, True),  # all but the encoder's weights fit
+    ],
+)
+def test_a_full_disk_leaves_no_index_and_the_build_can_be_repeated(built, tmp_path, size, kept):
+    with largest_file(size), pytest.raises(OSError, match=r"File too large"):
+        tiny_rag.tiny_index(tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == [".index.building"] * kept
     assert len(tiny_rag.tiny_index(tmp_path / "index")) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert np.array_equal(vectors_of(tmp_path / "index"), vectors_of(built))
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "disk" / "index").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "index")
+    tiny_rag.tiny_index(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["index"]
+    assert len(open_index(tmp_path / "disk" / "index")) == 20
+
+
+def test_bfloat16_gives_other_vectors_and_is_remembered(built, tmp_path):
+    index = build_index(
+        tiny_rag.passages(), tiny_rag.context_encoder(), tmp_path / "i", dtype="bfloat16"
+    )
+    assert (index.manifest.dtype, open_index(built).manifest.dtype) == ("bfloat16", "float32")
+    found, exact = index.vectors_at(np.arange(20)), vectors_of(built)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, atol=0.05)
+
+
+def test_a_dtype_that_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='dtype must be float32 or bfloat16, found "fp16"'):
+        build_index(tiny_rag.passages(), tiny_rag.context_encoder(), tmp_path / "i", dtype="fp16")
+
+
+def test_passages_that_are_too_long_are_counted_and_located(tmp_path):
+    encoder = replace(tiny_rag.context_encoder(), max_length=8)
+    places = {"1": "laws.tsv:2"}
+    with pytest.warns(UserWarning, match=r"20 of 20 passages reach 8 tokens.*laws.tsv:2, document"):
+        build_index(tiny_rag.passages(), encoder, tmp_path / "i", locate=lambda ids: places)
 
 
 def test_what_would_fail_at_the_end_fails_before_encoding(tmp_path):
@@ -89,7 +166,7 @@ def test_libraries_under_another_name_do_not_stop_the_build(tmp_path, monkeypatc
             raise metadata.PackageNotFoundError(name)
         return metadata.version(name)
 
-    monkeypatch.setattr(build, "version", version)
+    monkeypatch.setattr(manifest, "version", version)
     versions = tiny_rag.tiny_index(tmp_path / "index").manifest.library_versions
     assert versions["faiss-cpu"] == "unknown" and versions["torch"] == metadata.version("torch")
 

@@ -294,7 +294,9 @@ def test_checkpoint_of_the_hub_keeps_its_generation_settings(tmp_path, monkeypat
     loaded = load_rag("org/rag", index=tmp_path / "index")
     assert loaded.model.generation_config.num_beams == 3
     assert_same(outputs(loaded), outputs(rag))
-    with pytest.raises(ValueError, match=r"org/rag: the checkpoint has no index of its own"):
+    with pytest.raises(
+        ValueError, match=r"org/rag: .* a model of the Hub has no index\. .* --index D"
+    ):
         load_rag("org/rag")
 
 
@@ -516,6 +518,7 @@ def test_missing_weights_are_named_not_drawn(bare):
     [
         ('{\n"index": ', r"rag_index.json:\d: not JSON"),
         ("[]", "expected an object, found an empty"),
+        ('{"format_version": 2}', "expected format_version 1, found 2"),
     ],
 )
 def test_damaged_reference_to_the_index_is_an_error_that_names_it(bare, text, message):
@@ -523,3 +526,10 @@ def test_damaged_reference_to_the_index_is_an_error_that_names_it(bare, text, me
     with pytest.raises(ValueError, match=message):
         load_rag(bare)
     assert load_rag(bare, with_index=False).retriever is None
+
+
+@pytest.mark.parametrize("name", ["question_encoder_tokenizer", "generator_tokenizer"])
+def test_a_tokenizer_that_is_gone_is_named_not_made_up(bare, name):
+    shutil.rmtree(bare / name)
+    with pytest.raises(ValueError, match=rf"{name}: no tokenizer that can be loaded"):
+        load_rag(bare, with_index=False)

@@ -4,11 +4,12 @@ import json
 import shutil
 
 import pytest
+import tiny_encoders
 import tiny_rag
 from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
 
 METRICS = set(
-    "exact_match f1 bleu rouge1 rouge2 rougeL recall@1 recall@5 recall@10 recall@20 mrr@10 "
+    "exact_match f1 bleu rouge1 rouge2 rougeL recall@1 recall@5 recall@10 recall@20 mrr@10 ndcg@10 "
     "answer_recall@1 answer_recall@5 answer_recall@10 answer_recall@20 answer_in_corpus "
     "distinct_passages top1_frequency doc_entropy n_examples".split()
 )
@@ -186,6 +187,18 @@ def test_what_cannot_work_fails_with_one_line_and_leaves_nothing(tmp_path, words
     assert not (tmp_path / "evaluation").exists()
 
 
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", lambda *args, **kwargs: 1 / 0)
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in error_of(*evaluate_words(tmp_path / "file" / "evaluation"))
+    assert "is a file" in error_of(*evaluate_words("/dev/null"))
+
+
+def test_an_evaluation_that_fails_leaves_no_folder_above_its_own(tmp_path):
+    error_of(*evaluate_words(tmp_path / "deep" / "evaluation"), "--model_name_or_path", "./nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", lambda *args, **kwargs: 1 / 0)
     (tmp_path / "file").write_text("")
@@ -208,3 +221,40 @@ def test_flags_that_do_not_go_together_are_wrong_usage(tmp_path, words):
     error = usage_error_of("evaluate", "--eval_file", "q", "--output_dir", tmp_path / "x", *words)
     assert "--retrieval_only" in error
     assert "--question_encoder" in error
+
+
+def test_questions_without_answers_are_for_retrieval_only(tmp_path):
+    rows = [{"question": f["question"], "context": f["text"]} for f in tiny_rag.facts()]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    words = [*evaluate_words(tmp_path / "e"), "--eval_file", tmp_path / "qa.json"]
+    assert "answer" in error_of(*words)
+    ok(*words, "--retrieval_only")
+    metrics = metrics_in(tmp_path / "e")
+    assert metrics["recall@20"] == 1.0  # the contexts are the twenty passages
+    assert not any(name.startswith("answer_") for name in metrics)
+
+
+def test_only_the_first_questions_are_evaluated_where_a_number_is_given(tmp_path):
+    done = ok(*evaluate_words(tmp_path / "e"), "--max_eval_samples", 3)
+    assert "The first 3 questions of" in done.out
+    assert metrics_in(tmp_path / "e")["n_examples"] == 3
+    error = error_of(*evaluate_words(tmp_path / "f"), "--max_eval_samples", 0)
+    assert "--max_eval_samples must be at least 1" in error
+
+
+def test_a_bare_encoder_is_pooled_as_the_flags_say(tmp_path):
+    encoder = tiny_encoders.save_bare(tmp_path / "encoder")
+    how = ["--pooling", "cls", "--normalize"]
+    words = ["--passages", tiny_job() / "passages.jsonl", "--context_encoder", encoder, *how]
+    ok("index", *words, "--output_dir", tmp_path / "index")
+    words = ["--retrieval_only", "--question_encoder", encoder, "--index", tmp_path / "index"]
+    words += ["--eval_file", tiny_job() / "train.json"]
+    for name, flags in (("a", how), ("b", [*how, "--question_prefix", "who lives in oslo ? "])):
+        ok("evaluate", *words, *flags, "--output_dir", tmp_path / name)
+    scores = [
+        json.loads((tmp_path / name / "predictions.jsonl").read_text().splitlines()[0])
+        for name in ("a", "b")
+    ]
+    best = [row["passages"][0]["score"] for row in scores]
+    assert all(score <= 1 + 1e-5 for score in best)
+    assert best[0] != best[1]

@@ -34,7 +34,7 @@ from rag_finetune.training.setup import reported_metrics
 RUN_FILES = (
     CHECKPOINT_FILES
     | {f"index/{name}" for name in INDEX_FILES}
-    | {"trainer_state.json", "train_results.json", "training_arguments.json"}
+    | {"trainer_state.json", "train_results.json", "training_arguments.json", "training.png"}
 )
 RESUMING_FILES = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 QUESTION = "what is the house of ada ?"
@@ -88,8 +88,9 @@ def test_the_whole_job_needs_no_network(tmp_path, monkeypatch, kind):
 
 def test_train_leaves_the_folder_that_the_design_describes():
     folder = tiny_job() / "run"
-    checkpoint = {f"checkpoint-3/{name}" for name in RUN_FILES | RESUMING_FILES}
-    assert files_under(folder) == RUN_FILES | checkpoint - {"checkpoint-3/train_results.json"}
+    at_the_end = {"train_results.json", "training.png"}
+    midway = RUN_FILES - at_the_end | RESUMING_FILES
+    assert files_under(folder) == RUN_FILES | {f"checkpoint-3/{name}" for name in midway}
     results = read(folder / "train_results.json")
     assert results["train_loss"] > 0
     assert (results["best_step"], results["best_metric"]) == (3, 0.0)
@@ -135,6 +136,64 @@ def test_the_split_goes_by_document(tmp_path):
     words = [*train_words(tiny_job(), tmp_path / "run"), "--train_file", tmp_path / "train.json"]
     done = ok(*words, "--validation_split", 0.2)
     assert "16 questions to train on, 4 to validate on" in done.out
+
+
+def test_only_the_first_questions_are_used_where_a_number_is_given(tmp_path):
+    words = [*train_words(tiny_job(), tmp_path / "run"), "--max_train_samples", 12]
+    words += ["--max_eval_samples", 5, "--validation_file", tiny_job() / "train.json"]
+    done = ok(*words)
+    limits = "(--max_train_samples 12, --max_eval_samples 5)"
+    assert f"12 questions to train on, 5 to validate on {limits}; 1 process(es)." in done.out
+    (entry,) = (e for e in history(tmp_path / "run") if "eval_loss" in e)
+    assert entry["eval_n_examples"] == 5
+
+
+@pytest.mark.parametrize("flag", ["--max_train_samples", "--max_eval_samples"])
+def test_a_number_of_questions_is_at_least_one(tmp_path, flag):
+    error = error_of(*train_words(tiny_job(), tmp_path / "run"), flag, 0)
+    assert f"{flag} must be at least 1, found 0." in error
+
+
+def squad_file(path):
+    """Ten questions in SQuAD's format, two of them unanswerable; the facts are their contexts."""
+    paragraphs = [
+        {
+            "context": fact["text"],
+            "qas": [
+                {
+                    "id": f"q{number}",
+                    "question": fact["question"],
+                    "is_impossible": number > 7,
+                    "answers": [{"text": fact["answer"], "answer_start": 0}] * (number <= 7),
+                }
+            ],
+        }
+        for number, fact in enumerate(tiny_rag.facts()[:10])
+    ]
+    path.write_text(
+        json.dumps({"version": "v2.0", "data": [{"title": "", "paragraphs": paragraphs}]})
+    )
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*unanswerable questions were skipped")
+def test_gold_passages_given_as_texts_are_looked_up_in_the_index(tmp_path):
+    file = squad_file(tmp_path / "squad.json")
+    words = [*train_words(tiny_job(), tmp_path / "run"), "--validation_file", file]
+    ok(*words, "--qa_format", "squad", "--train_file", file)
+    entry = next(e for e in history(tmp_path / "run") if "eval_loss" in e)
+    assert entry["eval_n_examples"] == 8
+    assert entry["eval_recall@20"] == 1.0  # of twenty passages all are found
+    kept = ok(*words[:-1], file, "--output_dir", tmp_path / "kept", "--keep_unanswerable")
+    assert "10 to validate on" in kept.out
+
+
+def test_questions_without_answers_cannot_be_trained_on(tmp_path):
+    rows = [{"question": f["question"], "context": f["text"]} for f in tiny_rag.facts()]
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    words = [*train_words(tiny_job(), tmp_path / "run"), "--train_file", tmp_path / "qa.json"]
+    assert "answer" in error_of(*words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_split_that_no_document_allows_is_an_error(tmp_path):
@@ -194,7 +253,7 @@ def test_the_metrics_that_may_choose_the_best_model_are_those_reported(tmp_path,
     named = {name.removeprefix("eval_") for name in entry if name.startswith("eval_")}
     timing = {"runtime", "samples_per_second", "steps_per_second"}
     (trainer,) = trainers
-    items = as_questions(trainer.eval_dataset)
+    items = as_questions(trainer.eval_dataset, trainer.retriever.index)
     assert set(reported_metrics(trainer.rag, items, trainer.args)) == named - timing
 
 
@@ -203,7 +262,7 @@ def test_the_metrics_that_may_choose_the_best_model_are_those_reported(tmp_path,
     [
         (["--metric_for_best_model", "accuracy"], "must be one of answer_recall@1"),
         (["--metric_for_best_model", "recall@3"], 'found "recall@3"'),
-        (["--metric_for_best_model", "mrr@10", "GOLDLESS"], '"positive_ids" in the validation'),
+        (["--metric_for_best_model", "mrr@10", "GOLDLESS"], "need gold passages in the validation"),
         (["--metric_for_best_model", "f1", "--predict_with_generate", "false"], "needs answers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

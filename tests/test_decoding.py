@@ -1,5 +1,6 @@
 """Decoding with trained tiny models, against Transformers' `generate` and against definitions."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -551,3 +552,17 @@ def test_settings_reach_the_search_of_both_heads(rag):
 def test_a_misspelt_setting_is_an_error(rag):
     with pytest.raises(ValueError, match="num_beans"):
         decode(rag.model, contexts_of(rag), num_beans=4)
+
+
+def test_a_length_of_the_settings_and_max_new_tokens_are_no_clash(rag, caplog):
+    settings = rag.model.rag.generator.generation_config
+    before, settings.max_length = settings.max_length, 64
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        decoded = decode(rag.model, contexts_of(rag), max_new_tokens=3, min_new_tokens=2)
+        assert caplog.text == ""
+        assert decoded.sequences.shape[1] <= 4
+    finally:
+        settings.max_length = before
+        logger.removeHandler(caplog.handler)

@@ -1,14 +1,29 @@
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 
-from rag_finetune.index.dense import build_flat, open_dense, save_dense, search_dense
+from rag_finetune.index import dense
+from rag_finetune.index.dense import DenseIndex, build_dense, open_dense, search_dense
+from rag_finetune.index.recall import exact_scores
 
 
 def draw(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, dimension)).astype(np.float32)
+
+
+def draw_clusters(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(30, dimension))
+    drawn = centres[rng.integers(30, size=rows)] + 0.5 * rng.normal(size=(rows, dimension))
+    return drawn.astype(np.float32)
 
 
 @pytest.fixture
@@ -19,7 +34,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("k", [1, 5, 60])
 def test_search_of_a_saved_index_equals_brute_force(path, k):
     vectors, questions = draw(60, 16), draw(7, 16, seed=1) * 3
-    save_dense(build_flat(vectors), path)
+    build_dense(vectors, path)
     scores, ids = search_dense(open_dense(path), questions, k)
     products = questions.astype(np.float64) @ vectors.astype(np.float64).T
     expected = np.argsort(-products, axis=1)[:, :k]
@@ -31,13 +46,13 @@ def test_search_of_a_saved_index_equals_brute_force(path, k):
 
 def test_longer_vectors_win_as_inner_products_have_it(path):
     # By distance or by angle row 0 would be first.
-    save_dense(build_flat(np.array([[1, 0], [9, 9]], dtype=np.float32)), path)
+    build_dense(np.array([[1, 0], [9, 9]], dtype=np.float32), path)
     scores, ids = search_dense(open_dense(path), np.array([[1.0, 0.0]]), 2)
     assert (ids.tolist(), scores.tolist()) == ([[1, 0]], [[9, 1]])
 
 
 def test_rows_beyond_the_last_are_minus_one_with_score_minus_infinity(path):
-    save_dense(build_flat(draw(3, 4)), path)
+    build_dense(draw(3, 4), path)
     scores, ids = search_dense(open_dense(path), draw(2, 4), 5)
     assert sorted(ids[0, :3]) == [0, 1, 2]
     assert (ids[:, 3:] == -1).all() and (scores[:, 3:] == -np.inf).all()
@@ -47,7 +62,7 @@ def test_rows_beyond_the_last_are_minus_one_with_score_minus_infinity(path):
 def test_vectors_may_be_of_any_layout_and_float_type(path):
     vectors = draw(8, 30)
     strided = np.asfortranarray(vectors.astype(np.float64))[:, ::3]
-    save_dense(build_flat(strided), path)
+    build_dense(strided, path)
     index, questions = open_dense(path), draw(4, 30, seed=1)[:, ::3]
     scores, _ = search_dense(index, questions.astype(np.float64), 8)
     products = questions @ strided.T
@@ -55,7 +70,7 @@ def test_vectors_may_be_of_any_layout_and_float_type(path):
 
 
 def test_no_question_gives_no_row(path):
-    save_dense(build_flat(draw(3, 4)), path)
+    build_dense(draw(3, 4), path)
     scores, ids = search_dense(open_dense(path), np.empty((0, 4)), 2)
     assert scores.shape == ids.shape == (0, 2)
 
@@ -77,6 +92,240 @@ def test_other_inner_product_indexes_open(path):
     assert open_dense(path).ntotal == 50
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (20_000, 3)])
+def test_a_flat_file_is_byte_for_byte_what_faiss_writes(path, tmp_path, shape):
+    vectors = draw(*shape)
+    assert build_dense(vectors, path, "flat") == DenseIndex("Flat", {}, 1.0)
+    index = faiss.IndexFlatIP(shape[1])
+    index.add(vectors)
+    faiss.write_index(index, str(tmp_path / "faiss"))
+    assert path.read_bytes() == (tmp_path / "faiss").read_bytes()
+
+
+def test_a_flat_file_takes_memory_for_a_block_only(tmp_path):
+    # 120 MB of vectors on the disk; the anonymous memory that building adds is what is measured.
+    code = textwrap.dedent("""
+        import sys, numpy as np
+        from pathlib import Path
+        from rag_finetune.index.dense import build_dense
+        def held():
+            status = Path("/proc/self/status").read_text().split("RssAnon:")[1]
+            return int(status.split()[0]) / 1000
+        folder = Path(sys.argv[1])
+        shape = (300_000, 100)
+        np.memmap(folder / "vectors", np.float32, "w+", shape=shape).flush()
+        vectors = np.memmap(folder / "vectors", np.float32, "r", shape=shape)
+        build_dense(vectors[:10], folder / "small", "flat")
+        before, peak = held(), 0
+        import rag_finetune.index.dense as dense
+        blocks = dense._blocks
+        def watched(*args):
+            global peak
+            for block in blocks(*args):
+                peak = max(peak, held())
+                yield block
+        dense._blocks = watched
+        build_dense(vectors, folder / "dense", "flat")
+        print(peak - before)
+    """)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells anonymous memory apart")
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30
+
+
+@pytest.mark.parametrize(
+    ("index_type", "parameter", "least"),
+    [
+        ("hnsw", "efSearch", 0.95),
+        ("sq8", None, 0.95),
+        ("IVF16,Flat", "nprobe", 0.9),
+        ("IVF16,PQ8x4np,RFlat", "nprobe", 0.8),
+        ("IVF16_HNSW8,SQ8", "nprobe", 0.9),
+        ("PCA12,HNSW8,SQ8", "efSearch", 0.5),
+        ("OPQ8_16,IVF16,SQ8", "nprobe", 0.5),
+        ("NSG16", None, 0.5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+def test_every_type_finds_what_it_says_that_it_finds(path, index_type, parameter, least):
+    vectors = draw_clusters(3000, 16)
+    built = build_dense(vectors, path, index_type)
+    assert parameter in (*built.search_parameters, None)
+    assert least <= built.measured_recall <= 1
+    questions = draw_clusters(3200, 16)[3000:]  # of the same clusters
+    index = open_dense(path, built.search_parameters)
+    _, ids = search_dense(index, questions, 5)
+    products = np.take_along_axis(questions @ vectors.T, ids, 1)
+    found = (products >= exact_scores(vectors, questions, 5)[:, -1:] - 1e-5).mean()
+    assert found == pytest.approx(built.measured_recall, abs=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+def test_ivf_pq_by_name(path):
+    vectors = draw_clusters(10_000, 8)
+    built = build_dense(vectors, path, "ivf_pq")
+    assert built.faiss_factory == "IVF256,PQ4np"
+    assert open_dense(path, built.search_parameters).ntotal == 10_000
+    assert path.stat().st_size < 10_000 * 4 * 8
+
+
+def test_building_twice_gives_the_same_file(path, tmp_path):
+    vectors, threads = draw_clusters(3000, 8), faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # with more, HNSW links rows as they come
+    try:
+        for index_type in ("hnsw", "IVF16,SQ8"):
+            first = build_dense(vectors, path, index_type, seed=1)
+            assert build_dense(vectors, tmp_path / "again", index_type, seed=1) == first
+            assert path.read_bytes() == (tmp_path / "again").read_bytes()
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+def test_more_vectors_than_the_sample_are_trained_on_the_sample(path, monkeypatch):
+    monkeypatch.setattr(dense, "TRAIN_ROWS", 500)
+    vectors = draw_clusters(4000, 8)
+    seeds = []
+    for seed in (0, 0, 1):
+        build_dense(vectors, path, "IVF4,SQ8", seed=seed)
+        seeds.append(path.read_bytes())
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+def test_rows_keep_their_numbers_over_several_blocks(path, monkeypatch):
+    monkeypatch.setattr(dense, "BLOCK_ROWS", 7)
+    vectors = draw(120, 8)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for index_type in ("flat", "hnsw", "sq8"):
+        built = build_dense(vectors, path, index_type)
+        _, ids = search_dense(open_dense(path, built.search_parameters), vectors, 1)
+        assert ids[:, 0].tolist() == list(range(120)), index_type
+
+
+def test_what_was_picked_and_measured_is_printed(path, capsys):
+    build_dense(draw_clusters(500, 8), path, progress=True)
+    assert "flat: exact, and fast enough up to 1,000,000 passages, found 500" in (
+        capsys.readouterr().out
+    )
+    built = build_dense(draw_clusters(500, 8), path, "hnsw", progress=True)
+    effort = built.search_parameters["efSearch"]
+    expected = f"HNSW32,Flat: recall@5 {built.measured_recall:.3f}, efSearch {effort}.\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_an_index_that_finds_too_little_is_warned_about(path):
+    with pytest.warns(UserWarning, match=r"PQ2x4np: finds \d+\.\d% .*less than 90%. Use a type"):
+        built = build_dense(draw(2000, 16), path, "PQ2x4np")
+    assert built.measured_recall < 0.9
+
+
+def test_one_that_finds_enough_is_not(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build_dense(draw_clusters(500, 8), path, "sq8")
+
+
+@pytest.mark.parametrize(
+    ("index_type", "reason"),
+    [
+        ("Banana", "could not parse index string Banana"),
+        ("", "could not parse index string"),
+        ("IVF4", "could not parse index string IVF4"),
+        ("PQ7", "should be a multiple of the number of subquantizers"),
+        ("HNSW8,PQ4x4", "FAISS builds it by L2 distance only"),
+        ("LSH", "METRIC_L2"),
+        ("IDMap,Flat", "add does not make sense with IndexIDMap"),
+        ("IVF1000,Flat", "Number of training points"),
+    ],
+)
+def test_what_faiss_cannot_build_is_an_error_with_its_reason(path, index_type, reason):
+    with pytest.raises(ValueError, match=f'index_type "{index_type}": FAISS .*{reason}.*Use auto'):
+        build_dense(draw(60, 16), path, index_type)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("index_type", ["flat", "hnsw", "sq8"])
+def test_a_vector_that_is_not_finite_is_refused(path, index_type, value):
+    vectors = draw(30, 4)
+    vectors[17, 2] = value
+    with pytest.raises(ValueError, match=r"17 is not finite|contains NaN's or Inf's"):
+        build_dense(vectors, path, index_type)
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("index_type", ["flat", "hnsw"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(path, monkeypatch, index_type):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", lambda path, mode="r", **_: Full(path, mode))
+    with pytest.raises(OSError, match="No space left on device"):
+        build_dense(draw(30, 4), path, index_type)
+    assert os.listdir(path.parent) == []
+
+
+def test_search_parameters_are_applied(path):
+    vectors = draw(2000, 16)
+    index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(path))
+    exact = search_dense(open_dense(path, {"nprobe": 32}), vectors[:50], 5)[1]
+    products = vectors[:50] @ vectors.T
+    assert np.array_equal(exact, np.argsort(-products, axis=1)[:, :5])
+    assert not np.array_equal(
+        exact, search_dense(open_dense(path, {"nprobe": 1}), vectors[:50], 5)[1]
+    )
+
+
+@pytest.mark.parametrize("name", ["nprobe", "ef_search", ""])
+def test_a_search_parameter_that_the_index_lacks_is_an_error(path, name):
+    build_dense(draw(50, 4), path, "hnsw")
+    with pytest.raises(ValueError, match=f'dense.faiss: .*no search parameter "{name}"'):
+        open_dense(path, {name: 4})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "16", None, 2**31])
+def test_a_search_parameter_is_a_whole_number_from_one(path, value):
+    build_dense(draw(50, 4), path, "hnsw")
+    with pytest.raises(ValueError, match=f"parameter efSearch, found {value}"):
+        open_dense(path, {"efSearch": value})
+
+
+@pytest.mark.parametrize("change", ["add", "add_with_ids", "remove_ids", "train", "reset"])
+def test_changing_an_opened_index_is_an_error_not_an_abort(path, change):
+    build_dense(draw(20, 4), path)
+    index = open_dense(path)
+    with pytest.raises(ValueError, match="opened for reading only"):
+        getattr(index, change)(draw(2, 4))
+    assert index.ntotal == 20
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_question_that_is_not_finite_is_refused(path, value):
+    build_dense(draw(20, 4), path)
+    questions = draw(3, 4)
+    questions[1, 0] = value
+    with pytest.raises(ValueError, match=r"1 of 3 question vectors .* the first is number 1"):
+        search_dense(open_dense(path), questions, 2)
+
+
+def test_what_lists_do_not_hold_is_minus_one_with_score_minus_infinity(path):
+    vectors = np.repeat(np.eye(4, dtype=np.float32), [100, 100, 100, 3], axis=0)
+    index = faiss.index_factory(4, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(path))
+    scores, ids = search_dense(open_dense(path, {"nprobe": 1}), np.eye(4, dtype=np.float32)[3:], 5)
+    assert sorted(ids[0, :3]) == [300, 301, 302] and ids[0, 3:].tolist() == [-1, -1]
+    assert scores[0].tolist() == [1, 1, 1, -np.inf, -np.inf]
+
+
 def test_missing_file_is_named(path):
     with pytest.raises(
         FileNotFoundError, match=r"dense.faiss: no such file. Build the index again"
@@ -84,12 +333,12 @@ def test_missing_file_is_named(path):
         open_dense(path)
 
 
-@pytest.mark.parametrize("cut", [0, 3, 60, -1])
-def test_damaged_file_is_an_error_that_names_it(path, cut):
-    save_dense(build_flat(draw(20, 4)), path)
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"dense.faiss: FAISS cannot read this file"):
-        open_dense(path)
+def test_a_flat_file_cut_anywhere_is_an_error_that_names_it(path):
+    build_dense(draw(5, 4), path)
+    for size in reversed(range(path.stat().st_size)):
+        os.truncate(path, size)
+        with pytest.raises(ValueError, match=r"dense.faiss: FAISS cannot read this file"):
+            open_dense(path)
 
 
 def test_text_in_place_of_an_index_is_an_error(path):
@@ -99,7 +348,7 @@ def test_text_in_place_of_an_index_is_an_error(path):
 
 
 def test_an_opened_index_is_the_file_itself_not_a_copy(path):
-    save_dense(build_flat(np.zeros((1000, 16), dtype=np.float32)), path)
+    build_dense(np.zeros((1000, 16), dtype=np.float32), path)
     index = open_dense(path)
     maps = Path("/proc/self/maps")
     if not maps.exists():

@@ -4,7 +4,7 @@ import tiny_rag
 import torch
 
 from rag_finetune.encoders import encode
-from rag_finetune.encoders.encode import evaluation_mode
+from rag_finetune.encoders.encode import encode_block, evaluation_mode
 from rag_finetune.encoders.text_encoder import TextEncoder
 
 FACTS = tiny_rag.facts()
@@ -85,3 +85,33 @@ def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, len
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
+
+
+def test_a_block_gives_its_vectors_and_the_rows_that_are_too_long(encoder):
+    advanced = []
+    vectors, reached = encode_block(encoder, TEXTS, TITLES, advance=advanced.append)
+    np.testing.assert_allclose(vectors, one_by_one(encoder), rtol=1e-5, atol=1e-5)
+    assert reached == [21]  # "old red . " thirty times
+    assert sum(advanced) == len(TEXTS)
+
+
+def test_a_text_with_no_room_for_its_words_counts_as_too_long(encoder):
+    narrow = dataclasses.replace(encoder, max_length=1)
+    assert encode_block(narrow, ["old red", "green"], ["red", ""])[1] == [0, 1]
+
+
+def test_a_block_does_not_depend_on_what_was_encoded_before(encoder):
+    first, _ = encode_block(encoder, TEXTS[:10], TITLES[:10])
+    encode_block(encoder, TEXTS[10:], TITLES[10:])
+    assert np.array_equal(encode_block(encoder, TEXTS[:10], TITLES[:10])[0], first)
+    assert np.array_equal(encoder.encode(TEXTS[:10], TITLES[:10]), first)
+
+
+def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(encoder):
+    before = encoder.fingerprint()
+    exact, _ = encode_block(encoder, TEXTS, TITLES)
+    rounded, _ = encode_block(encoder, TEXTS, TITLES, dtype="bfloat16")
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.1
+    assert encoder.fingerprint() == before
+    assert np.array_equal(encode_block(encoder, TEXTS, TITLES)[0], exact)

@@ -21,6 +21,7 @@ FACTS = tiny_rag.facts()
 RETRIEVAL = [
     *(f"recall@{k}" for k in (1, 5, 10, 20)),
     "mrr@10",
+    "ndcg@10",
     *(f"answer_recall@{k}" for k in (1, 5, 10, 20)),
     "answer_in_corpus",
     "distinct_passages",

@@ -160,3 +160,10 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_jsonl(path, [{"fine": 1}, {"not json": json}])
     assert path.read_text(encoding="utf-8") == "old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_line_of_endless_brackets_is_refused_by_its_number(tmp_path):
+    path = tmp_path / "deep.jsonl"
+    path.write_text("{}\n" + "[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"deep\.jsonl:2: .* nested too deeply"):
+        list(read_json_lines(path))

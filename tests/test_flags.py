@@ -10,11 +10,12 @@ import tiny_job
 from tiny_job import ok, run
 
 from rag_finetune.__main__ import COMMANDS
-from rag_finetune.cli import assemble, evaluate, index, predict, search, train
+from rag_finetune.cli import assemble, doctor, evaluate, index, predict, search, train
 from rag_finetune.cli.flags import (
     add_decoding_flags,
     best_device,
     decoding_options,
+    peek,
     require_positive,
     training_flags,
 )
@@ -51,6 +52,7 @@ def test_every_flag_says_what_it_is_for(command):
         "evaluate": evaluate.make_evaluate_parser,
         "predict": predict.make_predict_parser,
         "search": search.make_search_parser,
+        "doctor": doctor.make_doctor_parser,
     }[command]
     assert [action.dest for action in make()._actions if not action.help] == []
 
@@ -109,6 +111,26 @@ def test_a_flag_that_was_not_given_is_not_checked():
 def test_the_best_device_of_a_machine_without_accelerator_is_its_processor(monkeypatch):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: None)
     assert str(best_device()) == "cpu"
+
+
+def test_a_few_flags_can_be_looked_at_before_all_others(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("k: 3\nindex: a\nother: [1, 2]\n")
+    words = ["--model", "m", "--config", str(recipe), "--unknown", "x", "word"]
+    assert peek(words, "model", "index", "k") == {"model": "m", "index": "a", "k": "3"}
+    assert peek([*words, "--index=b"], "index") == {"index": "b"}
+    assert peek(["--model"], "model") == {"model": None}
+    assert peek([], "model") == {"model": None}
+
+
+def test_flags_of_a_bare_encoder_are_refused_beside_a_checkpoint(tmp_path):
+    job = tiny_job.tiny_job()
+    model = ["--model_name_or_path", job / "run"]
+    for flag in ("--pooling", "cls"), ("--normalize", "false"), ("--question_prefix", ""):
+        error = tiny_job.error_of("search", "who ?", *model, *flag)
+        assert "are for a bare --question_encoder: a checkpoint has its own." in error
+        words = ["--eval_file", job / "train.json", "--output_dir", tmp_path / "e", *flag]
+        assert "are for a bare --question_encoder" in tiny_job.error_of("evaluate", *model, *words)
 
 
 # ---- The flags of Transformers ----
@@ -194,7 +216,7 @@ def flags_read(monkeypatch, module, *lines):
     monkeypatch.setattr(module, "parse", parse)
     for words in lines:
         ok(*words)
-    return known - STEERING, seen & known
+    return known - STEERING, (seen & known) - STEERING
 
 
 def test_every_flag_of_index_is_read(monkeypatch, tmp_path):

@@ -80,3 +80,9 @@ def test_few_questions_say_nothing_about_variety():
     collapsed = {"distinct_passages": 0.01, "top1_frequency": 1.0, "doc_entropy": 0.0}
     assert len(collapse_warnings(collapsed, 19)) == 1
     assert len(collapse_warnings(collapsed, 20)) == 3
+
+
+def test_where_nothing_is_found_there_is_no_commonest_passage():
+    scores = np.array([[0.0, -np.inf]] * 30)
+    health = retrieval_health([["", ""]] * 30, scores, 9)
+    assert (health["distinct_passages"], health["top1_frequency"]) == (0, 0)

@@ -3,7 +3,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from rag_finetune.index.manifest import Manifest, load_manifest, require_equal
+from rag_finetune.index.manifest import (
+    Manifest,
+    file_sizes,
+    load_manifest,
+    require_equal,
+    require_sizes,
+)
 
 MANIFEST = Manifest(
     encoder={"name": "org/encoder", "revision": "abc", "max_length": 256},
@@ -31,13 +37,40 @@ def test_file_holds_what_the_design_lists(tmp_path):
         "n_passages": 20,
         "n_documents": 7,
         "passage_words": 100,
+        "overlap": 0,
+        "dtype": "float32",
+        "index_type": "flat",
         "faiss_factory": "Flat",
         "search_parameters": {},
         "measured_recall": 1.0,
         "metric": "inner_product",
         "format_version": 1,
         "library_versions": {"torch": "2.13.0"},
+        "file_sizes": {},
     }
+
+
+def test_a_manifest_from_before_a_key_was_added_still_opens(tmp_path):
+    data = asdict(MANIFEST)
+    for name in ("overlap", "dtype", "index_type", "file_sizes"):
+        del data[name]
+    (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+    assert load_manifest(tmp_path) == MANIFEST
+
+
+def test_a_file_of_another_size_or_a_missing_one_is_named(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a").write_bytes(b"123")
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "context_encoder").mkdir()
+    (tmp_path / "context_encoder" / "config.json").write_bytes(b"{}")
+    sizes = file_sizes(tmp_path)
+    assert sizes == {"parts/a": 3}
+    require_sizes(tmp_path, sizes)
+    with pytest.raises(ValueError, match=r"parts/a: expected 4 bytes, found 3.*Build the index"):
+        require_sizes(tmp_path, {"parts/a": 4})
+    with pytest.raises(FileNotFoundError, match=r"parts/b: no such file"):
+        require_sizes(tmp_path, {"parts/b": 4})
 
 
 def test_missing_folder_names_the_command(tmp_path):
@@ -76,6 +109,14 @@ def test_missing_and_unknown_keys_are_named(tmp_path):
     del data["dimension"]
     (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(ValueError, match="missing or unknown keys: colour, dimension"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["encoder", "search_parameters", "file_sizes"])
+def test_a_number_where_an_object_was_meant_is_named(tmp_path, name):
+    data = asdict(MANIFEST) | {name: 64}
+    (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match=f'"{name}" must be an object, found the number 64'):
         load_manifest(tmp_path)
 
 

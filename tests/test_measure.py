@@ -3,7 +3,7 @@ import math
 import pytest
 import tiny_rag
 
-from rag_finetune.evaluation.measure import Evaluated, measure, warn_about_unknown_gold
+from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.generation import Answer
 
@@ -61,6 +61,7 @@ def test_metrics_worked_by_hand(index):
         "recall@2": 1 / 3,
         "recall@5": 2 / 3,
         "mrr@10": (1 + 1 / 3) / 3,
+        "ndcg@10": (1 + 1 / math.log2(4)) / 3,
         "answer_recall@1": 1 / 3,
         "answer_recall@2": 1 / 3,
         "answer_recall@5": 2 / 3,
@@ -85,7 +86,7 @@ def test_questions_without_positive_ids_are_left_out_of_recall(index):
 
 def test_recall_is_absent_without_any_positive_ids(index):
     metrics = measure([row("1", "1", positive_ids=[])], index, None)
-    assert not [name for name in metrics if name.startswith(("recall", "mrr"))]
+    assert not [name for name in metrics if name.startswith(("recall", "mrr", "ndcg"))]
     assert "answer_recall@1" in metrics and "exact_match" not in metrics and "loss" not in metrics
 
 
@@ -121,10 +122,34 @@ def test_a_row_without_texts_gives_the_same_figures(index):
     assert rows[0].passages[0]["text"] and rows[0].answer.passages
 
 
-def test_gold_ids_of_no_passage_are_warned_about(index, recwarn):
-    questions = tiny_rag.questions(3)
-    warn_about_unknown_gold(questions, index)
-    assert not recwarn.list
-    unknown = questions.map(lambda q: {"positive_ids": [*q["positive_ids"], "x" + q["id"]]})
-    with pytest.warns(UserWarning, match="3 positive_ids are neither .* such as 'xq0'"):
-        warn_about_unknown_gold(unknown, index)
+def test_questions_without_answers_are_left_out_of_what_needs_them(index):
+    rows = [
+        row("1", "1", "4", prediction="brown"),
+        row("2", "4", "2", prediction="anything", answers=[]),
+    ]
+    metrics = measure(rows, index, 2)
+    assert metrics["exact_match"] == metrics["answer_recall@1"] == metrics["answer_in_corpus"] == 1
+    assert metrics["recall@1"] == 0.5
+    assert metrics["n_examples"] == 2
+
+
+def test_figures_that_need_answers_are_absent_without_any(index):
+    metrics = measure([row("1", "1", prediction="brown", answers=[])], index, 2)
+    assert not {"exact_match", "f1", "bleu", "rouge1", "rouge2", "rougeL"} & metrics.keys()
+    assert not [name for name in metrics if name.startswith("answer_")]
+    assert metrics["recall@1"] == 1.0
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_an_unanswerable_question_counts_for_the_answer_and_not_for_passages(index):
+    rows = [
+        row("1", "4", prediction="brown"),
+        row("2", "4", prediction="", answers=[""], positive_ids=[]),
+        row("3", "4", prediction="red", answers=[""], positive_ids=[]),
+    ]
+    metrics = measure(rows, index, 1)
+    assert metrics["exact_match"] == metrics["f1"] == pytest.approx(2 / 3)
+    assert (metrics["answer_recall@1"], metrics["answer_in_corpus"]) == (0.0, 1.0)
+    alone = measure(rows[1:], index, 1)
+    assert alone["exact_match"] == 0.5
+    assert not [name for name in alone if name.startswith("answer_")]

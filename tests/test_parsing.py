@@ -323,3 +323,20 @@ def test_parsing_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_wrong_usage_is_one_line_that_says_where_the_flags_are_listed(capsys):
+    parser = make_parser("search", "Search.")
+    parser.add_argument("--k", type=int, required=True)
+    for words, message in (
+        (["--k", "x"], "argument --k: invalid int value: 'x'. See rag-finetune search --help."),
+        ([], "the following arguments are required: --k. See rag-finetune search --help."),
+        (["--k", "1", "--kk", "2"], "unrecognised flag --kk. Did you mean --k? See rag-finetune"),
+        (["--k", "1", "--zzz"], "unrecognised flag --zzz. --help lists the flags."),
+    ):
+        with pytest.raises(SystemExit) as left:
+            parse(parser, words)
+        error = capsys.readouterr().err
+        assert left.value.code == 2
+        assert error.count("\n") == 1
+        assert error.startswith(f"rag-finetune search: error: {message}")

@@ -33,7 +33,7 @@ def error_of(tmp_path, row):
     return str(caught.value).removeprefix(f"{path}:")
 
 
-def test_json_list_is_read_into_the_four_columns(tmp_path):
+def test_json_list_is_read_into_its_columns(tmp_path):
     rows = [
         {"id": 7, "question": "Où?", "answers": ["Paris", "à Paris"], "positive_ids": [3, "b#2"]},
         {"question": "Who?", "answer": "Ada", "source": "passed over"},
@@ -45,8 +45,15 @@ def test_json_list_is_read_into_the_four_columns(tmp_path):
             "question": "Où?",
             "answers": ["Paris", "à Paris"],
             "positive_ids": ["3", "b#2"],
+            "positive_passages": [],
         },
-        {"id": "1", "question": "Who?", "answers": ["Ada"], "positive_ids": []},
+        {
+            "id": "1",
+            "question": "Who?",
+            "answers": ["Ada"],
+            "positive_ids": [],
+            "positive_passages": [],
+        },
     ]
 
 
@@ -92,7 +99,18 @@ def test_string_under_answers_is_told_how_to_become_a_list(tmp_path):
         ("{}", '2: expected the key "question", found an empty object. Add it.'),
         ('{"question": 3, "answer": "a"}', '2: "question" must be a non-empty string, found the '),
         ('{"question": " ", "answer": "a"}', '2: "question" must be a non-empty string, found an '),
-        ('{"question": "q?", "answer": ["a"]}', '2: "answer" must be a non-empty string, found a '),
+        (
+            '{"question": "q?", "answer": 5}',
+            '2: "answer" must be a non-empty string, found the num',
+        ),
+        (
+            '{"question": null, "answer": "a"}',
+            '2: "question" must be a non-empty string, found null',
+        ),
+        (
+            '{"question": "q?", "answer": ["a", 5]}',
+            '2: "answer" must be a non-empty list of strings, found the number 5 in it.',
+        ),
         ('{"question": "q?", "answer": ""}', '2: "answer" must be a non-empty string, found an em'),
         (
             '{"question": "q?", "answers": []}',
@@ -176,14 +194,14 @@ def test_half_a_surrogate_pair_in_a_list_names_its_line(tmp_path):
         load_questions(write(tmp_path / "qa.json", text))
 
 
-@pytest.mark.parametrize("text", ['{"version": 2, "data": []}', '{\n"question": "q?"\n}'])
+@pytest.mark.parametrize("text", ['{\n"version": 2}', '{\n"question": "q?"\n}'])
 def test_one_object_in_place_of_a_list_says_what_is_read(tmp_path, text):
     message = r"qa\.json:1: expected a list of objects or one object a line, found one object with"
     with pytest.raises(ValueError, match=message):
         load_questions(write(tmp_path / "qa.json", text))
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "[]", " [ ] "])
+@pytest.mark.parametrize("text", ["", "\n\n", "[]", " [ ] ", '{"version": 2, "data": []}'])
 def test_file_without_questions_is_an_error(tmp_path, text):
     with pytest.raises(ValueError, match=r"qa\.json: expected at least one question, found none"):
         load_questions(write(tmp_path / "qa.json", text))
@@ -287,6 +305,103 @@ def test_squad_questions_are_read_and_split_by_paragraph():
 
 
 @pytest.mark.skipif(not SQUAD.exists(), reason="the SQuAD questions are not there")
-def test_squad_in_its_own_nested_format_is_refused():
-    with pytest.raises(ValueError, match='found one object with the keys "version", "data"'):
-        load_questions(SQUAD / "dev-squad-v2-format.json")
+def test_squad_in_its_own_format_holds_the_same_questions():
+    flat = {row["id"]: row for row in load_questions(SQUAD / "dev.json")}
+    with pytest.warns(UserWarning, match="366 unanswerable questions were skipped") as caught:
+        nested = load_questions(SQUAD / "dev-squad-v2-format.json")
+    assert len(caught) == 1
+    assert len(nested) == 334
+    for row in nested:
+        assert row["question"].split() == flat[row["id"]]["question"].split()
+        assert set(row["answers"]) == set(flat[row["id"]]["answers"])
+
+
+def squad_like(*answers):
+    """Rows as the Hub's copies of SQuAD have them, with these answers."""
+    return [
+        {"question": f"q{i}?", "context": "A town.", "answers": {"text": texts}}
+        for i, texts in enumerate(answers)
+    ]
+
+
+def test_unanswerable_questions_are_skipped_with_one_warning(tmp_path):
+    path = write(tmp_path / "qa.json", json.dumps(squad_like(["a"], [], [], ["b"])))
+    with pytest.warns(UserWarning, match=r"qa\.json: 2 unanswerable questions were sk") as caught:
+        dataset = load_questions(path)
+    assert [str(w.filename) == __file__ for w in caught] == [True]
+    assert (dataset["id"][:], dataset["answers"][:]) == (["0", "3"], [["a"], ["b"]])
+
+
+def test_unanswerable_questions_are_kept_with_the_empty_string(tmp_path, recwarn):
+    path = write(tmp_path / "qa.json", json.dumps(squad_like(["a"], [])))
+    dataset = load_questions(path, keep_unanswerable=True)
+    assert dataset["answers"][:] == [["a"], [""]]
+    assert not recwarn.list
+
+
+def test_a_file_of_unanswerable_questions_alone_is_an_error(tmp_path):
+    path = write(tmp_path / "qa.json", json.dumps(squad_like([])))
+    message = "at least one question, found 1 unanswerable ones"
+    with (
+        pytest.warns(UserWarning, match="1 unanswerable questions were skipped"),
+        pytest.raises(ValueError, match=message),
+    ):
+        load_questions(path)
+
+
+def test_answers_are_optional_where_they_are_not_needed(tmp_path):
+    rows = [{"question": "q?", "context": "A town."}, {"question": "r?", "answer": "b"}]
+    path = write(tmp_path / "qa.json", json.dumps(rows))
+    assert load_questions(path, need_answers=False)["answers"][:] == [[], ["b"]]
+    message = r'json:1: expected the key "answers", found "question", "context"\. .*`train` needs'
+    with pytest.raises(ValueError, match=message):
+        load_questions(path)
+
+
+def test_answers_that_cannot_be_read_are_warned_about_where_none_are_needed(tmp_path):
+    rows = [{"question": "q?", "answers": "Paris"}, {"question": "r?", "answer": 5}]
+    rows += [{"question": "s?", "answer": None}, {"question": "t?", "answers": []}]
+    path = write(tmp_path / "qa.json", json.dumps(rows))
+    with pytest.warns(UserWarning, match=r'2 questions have answers .*json:1: "answers" must be'):
+        assert load_questions(path, need_answers=False)["answers"][:] == [[], [], [], []]
+
+
+def test_first_so_many_questions_are_read_and_no_more(tmp_path):
+    rows = [f'{{"question": "q{i}?", "answer": "a"}}\n' for i in range(5)]
+    path = write(tmp_path / "qa.jsonl", "".join(rows) + "broken\n")
+    assert load_questions(path, max_samples=5)["question"][:] == [f"q{i}?" for i in range(5)]
+    with pytest.raises(ValueError, match="max_samples must be at least 1, found 0"):
+        load_questions(path, max_samples=0)
+
+
+def test_skipped_questions_do_not_count_as_samples(tmp_path):
+    path = write(tmp_path / "qa.json", json.dumps(squad_like(["a"], [], ["b"], ["c"])))
+    with pytest.warns(UserWarning, match="1 unanswerable"):
+        assert load_questions(path, max_samples=2)["id"][:] == ["0", "2"]
+
+
+def test_repeated_questions_are_warned_about_with_their_lines(tmp_path):
+    rows = [("q?", "a"), ("q?", "b"), ("q?", "a"), ("r?", "a"), ("q?", "b")]
+    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+    path = write(tmp_path / "qa.jsonl", "\n".join(lines))
+    message = r"2 questions are there twice.*jsonl:3 \(as .*jsonl:1\), .*jsonl:5 \(as .*jsonl:2\)\."
+    with pytest.warns(UserWarning, match=message):
+        assert len(load_questions(path)) == 5
+
+
+def test_a_context_is_gold_where_no_id_is_given(tmp_path):
+    rows = [
+        {"question": "q?", "answer": "a", "context": "A town.", "title": "Towns"},
+        {"question": "r?", "answer": "a", "context": "A town.", "positive_ids": ["7"]},
+    ]
+    dataset = load_questions(write(tmp_path / "qa.json", json.dumps(rows)))
+    assert dataset["positive_passages"][:] == [[{"title": "Towns", "text": "A town."}], []]
+    assert [len(dataset[0]["positive_ids"][0]), dataset[1]["positive_ids"]] == [16, ["7"]]
+
+
+def test_a_question_without_an_answer_cannot_be_trained_on(questions_of):
+    questions = questions_of([{}, {}]).map(
+        lambda row: {"answers": row["answers"][: 1 - int(row["id"])]}
+    )
+    with pytest.raises(ValueError, match='none to 1 of 2, the first with the id "1"'):
+        TrainingQuestions(questions)

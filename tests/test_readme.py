@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rag_finetune.data.formats import FORMATS
+from rag_finetune.data.passages import load_passages
 from rag_finetune.data.qa import load_questions
+from rag_finetune.data.qa_formats import QA_FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -73,7 +76,7 @@ def test_the_json_block_is_read(tmp_path):
 
 
 def test_the_variables_of_the_example_are_those_of_the_script():
-    [body] = blocks("text")
+    body = blocks("text")[0]
     script = (ROOT / "run_rag_sequence.sh").read_text()
     for variable in re.findall(r"([A-Z_]+)=", body):
         assert f"${{{variable}" in script, variable
@@ -95,3 +98,30 @@ def test_the_table_of_defaults_is_true():
                 assert expected == default, name
                 checked += 1
     assert checked >= 10
+
+
+def table_after(heading: str) -> dict[str, str]:
+    """First and second cell of each row of the table whose first heading this is."""
+    text = (ROOT / "README.md").read_text().partition(f"| {heading} | example")[2]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", text.partition("\n\n")[0], re.M)
+    return {name: cell for names, cell in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def test_the_tables_of_formats_name_every_format():
+    assert sorted(table_after("passages")) == sorted(FORMATS)
+    assert sorted(table_after("questions")) == sorted(QA_FORMATS)
+
+
+@pytest.mark.parametrize("name", ["json", "nq_open", "dpr", "flashrag", "squad"])
+def test_the_examples_of_questions_are_read(tmp_path, name):
+    [example] = re.findall(r"`(\{.*\})`", table_after("questions")[name].partition(";")[0])
+    (tmp_path / "q.json").write_text(example if name == "squad" else f"[{example}]")
+    [row] = load_questions(tmp_path / "q.json", qa_format=name)
+    assert row["question"] == "Who?" and row["answers"][0] == "Ada"
+
+
+@pytest.mark.parametrize("name", ["jsonl", "flashrag"])
+def test_the_examples_of_passages_are_read(tmp_path, name):
+    (tmp_path / "p.jsonl").write_text(table_after("passages")[name].strip("`"))
+    [row] = load_passages(tmp_path / "p.jsonl", passages_format=name)
+    assert row["text"] == "Ada Quill built it." and row["title"] == "Harbour"

@@ -1,3 +1,4 @@
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rag_finetune.metrics.retrieval import (
     gold_hits,
     has_answer,
     mean_reciprocal_rank,
+    ndcg_at_k,
     recall_at_k,
     retrieval_metrics,
 )
@@ -61,6 +63,49 @@ def test_retrieval_metrics_are_named_by_depth():
         "recall@20": 0.75,
         "mrr@10": pytest.approx(1 / 3),
     }
+
+
+def ranked(*ids):
+    """Passages with these ids, each a document of its own; `a#1` is a piece of `a`."""
+    return [(name, name.partition("#")[0]) for name in ids]
+
+
+@pytest.mark.parametrize(
+    ("ids", "gold", "expected"),
+    [
+        (["a", "x"], ["a"], 1.0),
+        (["x", "a"], ["a"], 1 / log2(3)),
+        (["x", "y"], ["a"], 0.0),
+        ([], ["a"], 0.0),
+        # gains at ranks 1 and 4; three gold passages would gain at 1, 2 and 3
+        (["a", "x", "y", "b"], ["a", "b", "c"], (1 + 1 / log2(5)) / (1 + 1 / log2(3) + 1 / 2)),
+        # a second piece of a gold document gains nothing
+        (["a#1", "a#2", "b"], ["a", "b"], (1 + 1 / 2) / (1 + 1 / log2(3))),
+        (["a#1", "a#2"], ["a#2"], 1 / log2(3)),
+        ([*"uvwxyz", "a", "s", "t", "r", "b"], ["a", "b"], 1 / 3 / (1 + 1 / log2(3))),  # rank 7
+    ],
+)
+def test_ndcg_worked_by_hand(ids, gold, expected):
+    assert ndcg_at_k([ranked(*ids)], [gold]) == pytest.approx(expected)
+
+
+def test_ndcg_is_a_mean_over_questions_up_to_k():
+    found = [ranked("a"), ranked("x", "a")]
+    assert ndcg_at_k(found, [["a"], ["a"]]) == pytest.approx((1 + 1 / log2(3)) / 2)
+    assert ndcg_at_k(found, [["a"], ["a"]], k=1) == 0.5
+    # more gold passages than k: the best ranking has k of them
+    assert ndcg_at_k([ranked("a", "b")], [["a", "b", "c"]], k=2) == pytest.approx(1)
+
+
+def test_ndcg_needs_a_gold_passage_for_each_question():
+    with pytest.raises(ValueError, match="at least one gold passage a question"):
+        ndcg_at_k([ranked("a")], [[]])
+    with pytest.raises(ValueError, match="one entry a question, found 1 and 2"):
+        ndcg_at_k([[]], [["a"], ["b"]])
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        ndcg_at_k([[]], [["a"]], k=0)
+    with pytest.raises(ValueError, match="at least one question"):
+        ndcg_at_k([], [])
 
 
 @pytest.mark.parametrize("metric", [retrieval_metrics, mean_reciprocal_rank])

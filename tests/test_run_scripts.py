@@ -16,6 +16,7 @@ VARIABLES = (
 # Stands in for `python` and `accelerate`: notes the words of each command, leaves its marker file.
 STAND_IN = """#!/usr/bin/env bash
 case "$1 $2" in
+"-m rag_finetune.encoders.pairs") exec "$REAL_PYTHON" "$@" ;;
 "-m rag_finetune"* | launch*) ;;
 *) exec "$REAL_PYTHON" "$@" ;;
 esac
@@ -107,7 +108,8 @@ def test_the_steps_are_run_in_order(run, own):
             "python -m rag_finetune index --passages passages --context_encoder context_encoder"
             " --output_dir out/index",
             "python -m rag_finetune assemble --question_encoder question_encoder"
-            " --generator generator --model_type rag_sequence --output_dir out/assembled",
+            " --generator generator --model_type rag_sequence --index out/index"
+            " --questions train_file --output_dir out/assembled",
             "python -m rag_finetune train --model_name_or_path out/assembled --index out/index"
             " --train_file train_file --output_dir out/model --model_type rag_sequence --n_docs 3",
             "python -m rag_finetune evaluate --model_name_or_path out/model --index out/index"
@@ -120,7 +122,8 @@ def test_the_steps_are_run_in_order(run, own):
 
 def test_the_other_script_trains_rag_token(run, own):
     done = run(TOKEN, **(own | {"OUTPUT_DIR": ""}))
-    assert "--model_type rag_token --output_dir runs/rag_token/assembled" in done.calls[1]
+    assert "--model_type rag_token --index runs/rag_token/index" in done.calls[1]
+    assert "--output_dir runs/rag_token/assembled" in done.calls[1]
     assert "--model_type rag_token" in done.calls[2]
 
 
@@ -168,6 +171,26 @@ def test_a_given_model_is_not_assembled(run, own):
     done = run(SEQUENCE, MODEL="facebook/rag-sequence-nq", **own)
     assert not any("assemble" in line for line in done.calls)
     assert "--model_name_or_path facebook/rag-sequence-nq" in done.calls[1]
+
+
+def test_a_published_model_brings_its_context_encoder(run, own):
+    del own["CONTEXT_ENCODER"]
+    done = run(SEQUENCE, MODEL="facebook/rag-sequence-nq", **own)
+    assert "--context_encoder facebook/dpr-ctx_encoder-multiset-base" in done.calls[0]
+
+
+def test_a_model_of_ones_own_needs_its_context_encoder_named(run, own):
+    del own["CONTEXT_ENCODER"]
+    done = run(SEQUENCE, MODEL="my/model", **own)
+    assert (done.returncode, done.calls) == (2, [])
+    assert "which one was the question encoder of my/model trained with?" in done.stderr
+
+
+def test_an_encoder_that_is_no_half_of_a_pair_encodes_the_passages_too(run, own):
+    del own["CONTEXT_ENCODER"]
+    done = run(SEQUENCE, **own)
+    assert "--context_encoder question_encoder " in done.calls[0]
+    assert "question_encoder encodes the passages too" in done.stdout
 
 
 def test_the_files_for_validation_and_test_are_used(run, own):

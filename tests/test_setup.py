@@ -2,12 +2,19 @@
 
 import numpy as np
 import pytest
+import tiny_encoders
+import tiny_rag
 import torch
 from tiny_job import tiny_job
+from tiny_training import logged, train_tiny
 from torch import nn
 
+from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.evaluation.evaluate import Evaluated
+from rag_finetune.index.build import build_index
+from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.rag.generation import question_encoder_of, question_limit
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.setup import (
     checkpointable,
@@ -147,3 +154,43 @@ def test_tied_weights_are_found():
     assert "rag.generator.lm_head.weight" in tied
     assert "rag.generator.model.shared.weight" in tied
     assert not any(name.startswith("rag.question_encoder") for name in tied)
+
+
+def test_a_pooled_encoder_trains_and_recomputes_its_activations(tmp_path):
+    encoder = tiny_encoders.save_bare(tmp_path / "encoder")
+    parts = tiny_rag.save_parts(tmp_path / "parts")
+    context = load_context_encoder(encoder, 64, pooling="mean", normalize=True)
+    index = build_index(tiny_rag.passages(), context, tmp_path / "index")
+    folder = assemble_rag(
+        encoder,
+        parts["generator"],
+        tmp_path / "assembled",
+        index=index,
+        max_combined_length=40,
+        pooling="mean",
+        normalize=True,
+        question_prefix="who ? ",
+    )
+    figures = []
+    for name, recompute in (("plain", False), ("recomputed", True)):
+        rag = load_rag(folder)
+        pooled = rag.model.rag.question_encoder
+        for module in rag.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        rag.model.rag.generator.config.dropout = 0.0
+        assert checkpointable({"question_encoder": pooled}, ["question_encoder"]) == [pooled.inner]
+        trainer = train_tiny(tmp_path / name, rag=rag, activation_checkpointing=recompute)
+        assert pooled.inner.is_activation_checkpointing is recompute
+        figures.append((logged(trainer, "loss"), logged(trainer, "grad_norm_question_encoder")))
+    assert figures[0][1][0] > 0
+    assert figures[1][0] == pytest.approx(figures[0][0], rel=1e-5)
+    assert figures[1][1] == pytest.approx(figures[0][1], rel=1e-4)
+
+
+def test_a_question_is_cut_to_what_tokenizer_and_network_can_take(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    assert question_limit(rag, 500) == 64
+    rag.tokenizer.question_encoder.model_max_length = 7
+    assert question_limit(rag, 500) == question_encoder_of(rag, 500).max_length == 7
+    assert question_encoder_of(rag, 5).max_length == 5

@@ -12,6 +12,7 @@ from datasets import load_from_disk
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
+from rag_finetune.index.dense import search_dense
 from rag_finetune.index.store import PassageIndex, open_index
 
 
@@ -154,6 +155,41 @@ def test_another_count_or_dimension_than_the_manifests_is_refused(folder, change
         open_index(folder)
 
 
+def forget_sizes(folder: Path) -> None:
+    """Take the sizes of the files out of the manifest, so that a look inside must tell."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["file_sizes"]
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["dense.faiss", "passages/data-00000-of-00001.arrow"])
+@pytest.mark.parametrize("size", [0, 1, 25, 28, 31, 44, 45, 200, -1])
+def test_a_file_that_was_cut_off_is_named_with_both_sizes(folder, name, size):
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:size])
+    left = len(whole[:size])
+    with pytest.raises(ValueError, match=rf"{name}: expected {len(whole):,} bytes, found {left:,}"):
+        open_index(folder)
+
+
+def test_a_cut_file_of_passages_is_refused_without_the_sizes_too(folder):
+    forget_sizes(folder)
+    path = folder / "passages/data-00000-of-00001.arrow"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"passages.*Build the index again"):
+        open_index(folder)
+
+
+def test_search_parameters_of_the_manifest_are_applied(tmp_path):
+    rows = [row | {"id": str(n)} for n in range(20) for row in tiny_rag.passages()]
+    index = build_index(
+        iter(rows), tiny_rag.context_encoder(), tmp_path / "i", index_type="HNSW8,Flat"
+    )
+    assert index.manifest.search_parameters == {
+        "efSearch": faiss.downcast_index(index._dense).hnsw.efSearch
+    }
+
+
 def put_index(folder: Path, index: faiss.Index, rows: int) -> None:
     index.add(np.zeros((rows, index.d), dtype=np.float32))
     faiss.write_index(index, str(folder / "dense.faiss"))
@@ -166,6 +202,7 @@ def test_l2_index_put_in_place_is_refused(folder):
 
 
 def test_index_of_other_rows_or_dimension_put_in_place_is_refused(folder):
+    forget_sizes(folder)
     put_index(folder, faiss.IndexFlatIP(16), 19)
     with pytest.raises(ValueError, match=r"rows of dense.faiss: expected 20, found 19"):
         open_index(folder)
@@ -175,6 +212,7 @@ def test_index_of_other_rows_or_dimension_put_in_place_is_refused(folder):
 
 
 def test_passages_of_another_index_are_refused(folder, tmp_path):
+    forget_sizes(folder)
     other = build_index(
         tiny_rag.passages().select(range(5)), tiny_rag.context_encoder(), tmp_path / "other"
     )
@@ -218,3 +256,33 @@ def test_read_only_folder_opens(folder):
     finally:
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o755)
+
+
+@pytest.mark.parametrize("index_type", ["SQ4", "PCA4,Flat", "L2norm,Flat"])
+def test_compressed_vectors_find_and_whole_vectors_score(tmp_path, index_type):
+    index = build_index(
+        tiny_rag.passages(), tiny_rag.context_encoder(), tmp_path / "i", index_type=index_type
+    )
+    vectors = vectors_of(tmp_path / "i")
+    questions = np.random.default_rng(0).normal(size=(30, 16)).astype(np.float32)
+    scores, rows = index.search(questions, 6)
+    estimates, _ = search_dense(index._dense, questions, 6)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(questions @ vectors.T, rows, 1), rtol=1e-5, atol=1e-5
+    )
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert np.abs(scores - estimates).max() > 1e-4  # what FAISS itself says is another number
+
+
+def test_nothing_found_stays_nothing_when_scores_are_taken_again(built):
+    index = open_index(built)
+    scores, rows = index._rescored(np.ones((1, 16), np.float32), np.array([[-1, 3, -1]]))
+    assert rows.tolist() == [[3, -1, -1]] and scores[0, 1:].tolist() == [-np.inf] * 2
+
+
+def test_a_question_encoder_pooled_in_another_way_is_warned_about(built, recwarn):
+    index, settings = open_index(built), tiny_rag.context_encoder().settings()
+    index.warn_about_pooling(settings)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="pooling of the question encoder is mean, .* index cls"):
+        index.warn_about_pooling({**settings, "pooling": "mean"})

@@ -12,6 +12,8 @@ from transformers import (
 )
 
 from rag_finetune.encoders.load import load_context_encoder
+from rag_finetune.encoders.pooled import PooledEncoder, PooledEncoderConfig
+from rag_finetune.encoders.prefix import with_prefix
 from rag_finetune.encoders.text_encoder import TextEncoder
 
 FACTS = tiny_rag.facts()
@@ -130,4 +132,48 @@ def test_saved_weights_may_be_read_by_whoever_may_read_the_configuration(encoder
     assert modes["model.safetensors"] == modes["config.json"]
 
 
-# ---- Loading ----
+# ---- Title and text ----
+
+
+def pooled(encoder: TextEncoder, prefix: str = "") -> TextEncoder:
+    config = PooledEncoderConfig(inner=encoder.model.ctx_encoder.bert_model.config.to_dict())
+    return TextEncoder(PooledEncoder(config), with_prefix(encoder.tokenizer, prefix), 64)
+
+
+def words_of(encoder: TextEncoder, texts: list[str], titles: list[str]) -> list[str]:
+    rows = encoder.tokenize(texts, titles)
+    return [" ".join(encoder.tokenizer.convert_ids_to_tokens(row["input_ids"])) for row in rows]
+
+
+def test_a_pair_for_dpr_and_one_text_for_any_other(encoder):
+    texts, titles = ["old red .", "blue"], ["house", ""]
+    assert words_of(encoder, texts, titles) == [
+        "[CLS] house [SEP] old red . [SEP]",
+        "[CLS] blue [SEP]",
+    ]
+    assert words_of(pooled(encoder), texts, titles) == [
+        "[CLS] house old red . [SEP]",
+        "[CLS] blue [SEP]",
+    ]
+    assert encoder.settings()["template"] != pooled(encoder).settings()["template"]
+
+
+def test_a_prefix_stands_once_in_front(encoder):
+    texts, titles = ["old red .", "blue"], ["house", ""]
+    prefixed = TextEncoder(encoder.model, with_prefix(encoder.tokenizer, "who is "), 64)
+    assert words_of(prefixed, texts, titles) == [
+        "[CLS] who is house [SEP] old red . [SEP]",
+        "[CLS] who is blue [SEP]",
+    ]
+    assert words_of(pooled(encoder, "who is "), texts, titles) == [
+        "[CLS] who is house old red . [SEP]",
+        "[CLS] who is blue [SEP]",
+    ]
+    assert prefixed.settings()["prefix"] == "who is "
+    assert prefixed.fingerprint() != encoder.fingerprint()
+
+
+def test_text_is_cut_and_the_prefix_stays(encoder):
+    prefixed = pooled(encoder, "who is ")
+    prefixed.max_length = 6
+    assert words_of(prefixed, ["old red blue green"], ["house"]) == ["[CLS] who is house old [SEP]"]

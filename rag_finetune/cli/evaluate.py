@@ -1,13 +1,29 @@
 """`rag-finetune evaluate`: a checkpoint on a question file → metrics, predictions, a table."""
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_finetune.cli.flags import CHECKPOINT, add_decoding_flags, best_device, decoding_options
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_decoding_flags,
+    add_encoder_flags,
+    add_probe_flag,
+    add_question_flags,
+    best_device,
+    decoding_options,
+    encoder_options,
+    require_positive,
+)
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.rag.index_choice import require_known_pair, require_usable_index, right_encoder
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from rag_finetune.evaluation.evaluate import Evaluation
 
 
@@ -18,13 +34,19 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model_name_or_path", help=CHECKPOINT)
     parser.add_argument("--index", help="index folder; default: the checkpoint's own")
-    parser.add_argument("--eval_file", required=True, help="questions: .json or .jsonl")
+    parser.add_argument("--eval_file", required=True, help="questions to evaluate on")
+    add_question_flags(parser)
+    parser.add_argument(
+        "--max_eval_samples", type=int, help="evaluate on the first so many questions"
+    )
     parser.add_argument("--output_dir", required=True, help="for metrics.json, predictions.jsonl")
     add_decoding_flags(parser)
     add_bool(parser, "retrieval_only", False, "measure retrieval, without answering")
     parser.add_argument(
         "--question_encoder", help="with --retrieval_only: folder or Hub name, for a checkpoint"
     )
+    add_encoder_flags(parser)
+    add_probe_flag(parser)
     add_bool(parser, "overwrite", False, "replace the evaluation that --output_dir holds")
     return parser
 
@@ -39,50 +61,95 @@ def main(argv: list[str]) -> int:
         parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
     if bool(args.model_name_or_path) is bool(args.question_encoder):
         parser.error("give --model_name_or_path, or --retrieval_only with --question_encoder")
+    require_positive(args, "max_eval_samples")
+    if args.question_encoder:
+        require_known_pair(args.question_encoder, args.index)
+    else:
+        require_usable_index(args.model_name_or_path, args.index)
 
     from rag_finetune.evaluation.report import METRICS, metrics_table, save_evaluation
 
     folder = Path(args.output_dir)
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
     if (folder / METRICS).exists() and not args.overwrite:
         raise FileExistsError(
             f"{folder}: holds an evaluation already. Choose another folder, or give --overwrite."
         )
-    evaluation = _evaluate(args)
-    save_evaluation(evaluation, folder)
+    with _made(folder):
+        evaluation = _evaluate(args)
+        save_evaluation(evaluation, folder)
     print(metrics_table(evaluation.metrics))
     print(f"\nWritten to {folder}: metrics.json, predictions.jsonl.")
     return 0
 
 
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder now, so that one that cannot be written costs no evaluation; undo a failure."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: cannot be written to. Choose another --output_dir.")
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # something has been put there
+                path.rmdir()
+        raise
+
+
 def _evaluate(args: argparse.Namespace) -> "Evaluation":
     """Load what the flags name, and evaluate."""
-    from rag_finetune.data.qa import load_questions
     from rag_finetune.encoders.load import load_question_encoder
-    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.evaluation.evaluate import evaluate_rag, evaluate_retrieval
+    from rag_finetune.evaluation.probe import require_better_than_chance
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import question_encoder_of
 
     options = decoding_options(args)
+    of_encoder = encoder_options(args)
     retrieval: dict[str, Any] = {"progress": True}
     if args.n_docs is not None:
         retrieval["n_docs"] = args.n_docs
-    questions = load_questions(args.eval_file)
+    questions = _load_questions(args)
     if args.question_encoder:
-        encoder = load_question_encoder(args.question_encoder, args.max_question_length)
+        encoder = load_question_encoder(
+            args.question_encoder, args.max_question_length, **of_encoder
+        )
         encoder.model.to(best_device())
-        return evaluate_retrieval(encoder, open_index(args.index), questions, **retrieval)
+        index = open_index(args.index)
+        if args.probe:
+            require_better_than_chance(
+                encoder, index, questions, right_encoder(args.question_encoder)
+            )
+        return evaluate_retrieval(encoder, index, questions, **retrieval)
     rag = load_rag(args.model_name_or_path, index=args.index)
     rag.model.to(best_device())
+    assert rag.retriever is not None  # load_rag gives one
+    encoder = question_encoder_of(rag, args.max_question_length)
+    if args.probe:
+        right = right_encoder(args.model_name_or_path)
+        require_better_than_chance(encoder, rag.retriever.index, questions, right)
     if not args.retrieval_only:
         return evaluate_rag(rag, questions, progress=True, **options)
-    assert rag.retriever is not None  # load_rag gives one
-    encoder = TextEncoder(
-        rag.model.question_encoder,
-        rag.tokenizer.question_encoder,
-        min(args.max_question_length, rag.model.config.question_encoder.max_position_embeddings),
-    )
     retrieval.setdefault("n_docs", rag.retriever.n_docs)
     return evaluate_retrieval(encoder, rag.retriever.index, questions, **retrieval)
+
+
+def _load_questions(args: argparse.Namespace) -> "Dataset":
+    """The questions to evaluate on, and on the console how many where not all of them."""
+    from rag_finetune.data.qa import load_questions
+
+    questions = load_questions(
+        args.eval_file,
+        need_answers=not args.retrieval_only,
+        qa_format=args.qa_format,
+        keep_unanswerable=args.keep_unanswerable,
+        max_samples=args.max_eval_samples,
+    )
+    if args.max_eval_samples is not None:
+        print(f"The first {len(questions):,} questions of {args.eval_file} (--max_eval_samples).")
+    return questions

@@ -1,7 +1,11 @@
 """Flags that several commands share, and what becomes of them. Imports nothing heavy."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
+
+from rag_finetune.cli.parsing import add_bool, split_config
+from rag_finetune.cli.recipe import read_recipe, recipe_keys
 
 CHECKPOINT = "checkpoint folder that `assemble` or `train` left, or a Hub name"
 
@@ -23,6 +27,88 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_question_length", type=int, default=128, help="tokens of a question; the rest is cut"
     )
+
+
+def add_question_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of reading files of questions."""
+    parser.add_argument(
+        "--qa_format",
+        help="of the questions: json, dpr, squad, beir, …; default: told by the file",
+    )
+    add_bool(
+        parser,
+        "keep_unanswerable",
+        False,
+        "keep SQuAD's unanswerable questions, with the empty string as their answer",
+    )
+
+
+def add_encoder_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of a bare --question_encoder."""
+    parser.add_argument(
+        "--pooling",
+        choices=("cls", "mean"),
+        help="of --question_encoder; default: what its folder says, or is known of it",
+    )
+    add_bool(parser, "normalize", None, "bring its vectors to length 1; default: as for --pooling")
+    parser.add_argument(
+        "--question_prefix",
+        help="what stands before every question, its space included; default: as for --pooling",
+    )
+
+
+def encoder_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `load_question_encoder` takes, from the flags; refused where there is no encoder.
+
+    Raises:
+        ValueError: one is given without --question_encoder.
+    """
+    options = {
+        "pooling": args.pooling,
+        "normalize": args.normalize,
+        "prefix": args.question_prefix,
+    }
+    if not args.question_encoder and any(value is not None for value in options.values()):
+        raise ValueError(
+            "--pooling, --normalize and --question_prefix are for a bare --question_encoder: a "
+            "checkpoint has its own."
+        )
+    return options
+
+
+def add_probe_flag(parser: argparse._ActionsContainer) -> None:
+    """Add the flag that switches the probe off."""
+    add_bool(
+        parser,
+        "probe",
+        True,
+        "first see on 200 questions that retrieval is better than chance, or stop",
+    )
+
+
+def peek(argv: Sequence[str], *names: str) -> dict[str, str | None]:
+    """Values of a few flags before anything else is read, so that no library need be imported.
+
+    Args:
+        argv: the words after the command's name.
+        *names: flags that take one value, without dashes.
+
+    Returns:
+        The value of each, from the command line or the recipe; None where it is not given. What
+        is wrong with the other words is left for `parse` to say.
+
+    Raises:
+        ValueError: the recipe cannot be read.
+    """
+    recipe, rest = split_config(argv)
+    words = [] if recipe is None else read_recipe(recipe, recipe_keys(recipe))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        parser.add_argument(f"--{name}")
+    try:
+        return vars(parser.parse_known_args([*words, *rest])[0])
+    except argparse.ArgumentError:  # a flag without its value
+        return dict.fromkeys(names)
 
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:

@@ -1,22 +1,50 @@
 """`rag-finetune index`: passages → index folder."""
 
 import argparse
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rag_finetune.cli.flags import best_device, require_positive
-from rag_finetune.cli.parsing import make_parser, parse
+from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.data.formats import FORMATS
+
+EPILOG = """A build that was stopped goes on where it was when the same command is given again.
+Several processes share the work:
+  accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m rag_finetune index …"""
 
 
 def make_index_parser() -> argparse.ArgumentParser:
     """The flags of `index`."""
-    parser = make_parser("index", "Cut passages, encode them, and write an index folder.")
-    parser.add_argument(
-        "--passages", nargs="+", required=True, help="documents: .tsv, .csv or .jsonl"
+    parser = make_parser("index", "Cut passages, encode them, and write an index folder.", EPILOG)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--passages", nargs="+", metavar="FILE", help="documents, in files")
+    source.add_argument(
+        "--from_questions", metavar="FILE", help="questions that bring their passages along"
     )
     parser.add_argument(
-        "--context_encoder", required=True, help="folder or Hub name of a DPR context encoder"
+        "--context_encoder", required=True, help="folder or Hub name of a context encoder"
     )
     parser.add_argument("--output_dir", required=True, help="the index folder to make")
+    _add_reading(parser)
+    _add_encoding(parser)
+    parser.add_argument(
+        "--index_type",
+        default="auto",
+        help="auto (exact up to a million passages), flat, hnsw, sq8, ivf_pq, or a FAISS factory "
+        "string",
+    )
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--passages_format", choices=FORMATS, help="of --passages; default: told by the files"
+    )
+    parser.add_argument("--qa_format", help="of --from_questions; default: told by the file")
     parser.add_argument(
         "--passage_words",
         type=int,
@@ -24,32 +52,130 @@ def make_index_parser() -> argparse.ArgumentParser:
         help="words a passage at most; 0 keeps documents whole",
     )
     parser.add_argument(
+        "--overlap", type=int, default=0, help="words that neighbouring passages share"
+    )
+
+
+def _add_encoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pooling", choices=("cls", "mean"), help="default: what is known of the encoder"
+    )
+    add_bool(parser, "normalize", None, "bring vectors to length 1; default: as for --pooling")
+    parser.add_argument(
+        "--passage_prefix", help="what stands before every passage; default: as for --pooling"
+    )
+    parser.add_argument(
         "--max_length", type=int, default=256, help="tokens of a passage that are encoded"
     )
-    return parser
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the encoder computes in (bfloat16 is for GPUs, most processors are slower at "
+        "it); the vectors are stored in float32",
+    )
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     args = parse(make_index_parser(), argv)
     require_positive(args, "max_length")
+    if args.passages_format if args.from_questions else args.qa_format:
+        raise ValueError(
+            "--passages_format goes with --passages, --qa_format with --from_questions. Leave out "
+            "the other."
+        )
 
-    from rag_finetune.data.passages import load_passages
     from rag_finetune.encoders.load import load_context_encoder
-    from rag_finetune.index.build import build_index, require_vacant
+    from rag_finetune.index.build import build_index
+    from rag_finetune.index.processes import join_world
+    from rag_finetune.index.work import require_target
 
-    require_vacant(Path(args.output_dir))
-    passages = load_passages(args.passages, args.passage_words)
-    documents = len(set(passages["document_id"]))
-    print(f"{documents:,} documents, {len(passages):,} passages.")
-    encoder = load_context_encoder(args.context_encoder, args.max_length)
-    encoder.model.to(best_device())
-    index = build_index(
-        passages, encoder, args.output_dir, passage_words=args.passage_words, progress=True
+    world = join_world()
+    if world.is_main:
+        require_target(Path(args.output_dir))
+        _open_source(args, None)  # what is wrong with the paths shows before an encoder is loaded
+    encoder = load_context_encoder(
+        args.context_encoder,
+        args.max_length,
+        pooling=args.pooling,
+        normalize=args.normalize,
+        prefix=args.passage_prefix,
     )
-    manifest = index.manifest
-    print(
-        f"{args.output_dir}: exact index of {len(index):,} passages, dimension "
-        f"{manifest.dimension}, encoder {manifest.encoder['name']} ({manifest.fingerprint:.12})."
-    )
+    network: Any = encoder.model
+    network.to(world.device or best_device())
+    passages, locate = _open_source(args, encoder.tokenizer)
+    with _notes_shown(args.debug):
+        index = build_index(
+            passages,
+            encoder,
+            args.output_dir,
+            passage_words=args.passage_words,
+            overlap=args.overlap,
+            index_type=args.index_type,
+            dtype=args.dtype,
+            locate=locate,
+            world=world,
+            progress=True,
+        )
+    if world.is_main:
+        print(_summary(args.output_dir, index.manifest))
+    world.leave()
     return 0
+
+
+def _open_source(
+    args: argparse.Namespace, tokenizer: Any
+) -> tuple[Iterator[dict[str, str]], Callable[[list[str]], Mapping[str, str]] | None]:
+    """The passages, and what tells where a document stands; nothing is read yet."""
+    from rag_finetune.data.passages import iter_passages, locate_documents
+
+    if args.from_questions:
+        return _cut_contexts(args, tokenizer), None
+    named = {"passages_format": args.passages_format}
+    passages = iter_passages(
+        args.passages, args.passage_words, overlap=args.overlap, tokenizer=tokenizer, **named
+    )
+    return passages, functools.partial(locate_documents, args.passages, **named)
+
+
+def _cut_contexts(args: argparse.Namespace, tokenizer: Any) -> Iterator[dict[str, str]]:
+    """The passages that a file of questions brings along, cut like any other."""
+    from rag_finetune.data.cutting import check_cut, cut_text
+    from rag_finetune.data.qa_formats import iter_contexts
+    from rag_finetune.files import check_file
+
+    check_cut(args.passage_words, args.overlap, tokenizer)
+    check_file(args.from_questions)
+
+    def cut() -> Iterator[dict[str, str]]:
+        for context in iter_contexts(args.from_questions, args.qa_format):
+            pieces = cut_text(context["text"], args.passage_words, args.overlap, tokenizer)
+            for number, piece in enumerate(pieces, start=1):
+                own = context["id"] if len(pieces) == 1 else f"{context['id']}#{number}"
+                yield context | {"id": own, "document_id": context["id"], "text": piece}
+
+    return cut()
+
+
+@contextmanager
+def _notes_shown(debug: bool) -> Iterator[None]:
+    """Print the notes of an exception, such as where the work so far is kept."""
+    try:
+        yield
+    except BaseException as error:
+        if not debug:  # a traceback shows them
+            for note in getattr(error, "__notes__", []):
+                print(f"rag-finetune index: {note}", file=sys.stderr)
+        raise
+
+
+def _summary(folder: str, manifest: Any) -> str:
+    """One line about a finished index."""
+    exact = manifest.faiss_factory == "Flat"
+    kind = "exact index" if exact else f"{manifest.faiss_factory} index"
+    found = "" if exact else f", recall {manifest.measured_recall:.3f} against exact search"
+    return (
+        f"{folder}: {kind} of {manifest.n_passages:,} passages, dimension {manifest.dimension}, "
+        f"encoder {manifest.encoder['name']} ({manifest.fingerprint:.12}){found}."
+    )

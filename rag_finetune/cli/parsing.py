@@ -35,6 +35,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} (default: %(default)s)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers wrong usage with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with code 2, without the list of flags that argparse puts before the message."""
+        hint = "" if "--help" in message else f" See {self.prog} --help."
+        end = "" if message.endswith((".", "?", "!")) else "."
+        self.exit(2, f"{self.prog}: error: {message}{end}{hint}\n")
+
+
 def make_parser(
     command: str, description: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
@@ -48,7 +58,7 @@ def make_parser(
     Returns:
         A parser that takes no abbreviated flags, with `--config` and `--debug`.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"rag-finetune {command}",
         description=description,
         epilog=epilog,
@@ -170,13 +180,13 @@ def expand_config(argv: Sequence[str], known_flags: Collection[str]) -> list[str
         ValueError: the recipe cannot be read, has an unknown key or one key twice, or `--config`
             stands there twice.
     """
-    recipe, rest = _split_config(argv)
+    recipe, rest = split_config(argv)
     if recipe is None:
         return list(argv)
     return [*read_recipe(recipe, known_flags), "--config", recipe, *rest]
 
 
-def _split_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+def split_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """The recipe's path, None when there is none, and the words without `--config FILE`."""
     recipe: str | None = None
     rest: list[str] = []

@@ -14,6 +14,7 @@ from rag_finetune.cli.flags import (
     require_positive,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.rag.index_choice import require_usable_index
 
 if TYPE_CHECKING:
     from rag_finetune.rag.generation import Answer
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     args = parse(make_predict_parser(), argv)
     options = decoding_options(args)
     require_positive(args, "num_return_sequences")
+    require_usable_index(args.model_name_or_path, args.index)
     questions = read_questions(args.questions)
 
     from transformers import set_seed

@@ -50,6 +50,15 @@ def read_recipe(path: str, known_flags: Collection[str]) -> list[str]:
     return words
 
 
+def recipe_keys(path: str) -> list[str]:
+    """The keys of a recipe, known or not, in order.
+
+    Raises:
+        ValueError: the file is missing, or is no mapping or no YAML.
+    """
+    return [key for key, _, _ in _entries(path)]
+
+
 def _words(flag: str, value: Any, where: str) -> list[str]:
     """The words that give a flag its value; none for null."""
     if value is None:

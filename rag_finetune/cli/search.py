@@ -4,8 +4,15 @@ import argparse
 import shutil
 from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import CHECKPOINT, best_device, require_positive
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_encoder_flags,
+    best_device,
+    encoder_options,
+    require_positive,
+)
 from rag_finetune.cli.parsing import make_parser, parse
+from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
 
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
@@ -18,8 +25,9 @@ def make_search_parser() -> argparse.ArgumentParser:
     parser.add_argument("question", nargs="+", help="one or more questions, each in quotes")
     parser.add_argument("--index", help="index folder; default: the checkpoint's own")
     encoder = parser.add_mutually_exclusive_group(required=True)
-    encoder.add_argument("--question_encoder", help="folder or Hub name of a DPR question encoder")
+    encoder.add_argument("--question_encoder", help="folder or Hub name of a question encoder")
     encoder.add_argument("--model_name_or_path", help=CHECKPOINT)
+    add_encoder_flags(parser)
     parser.add_argument("--k", type=int, default=5, help="passages to show")
     return parser
 
@@ -31,14 +39,21 @@ def main(argv: list[str]) -> int:
     require_positive(args, "k")
     if args.question_encoder and not args.index:
         parser.error("--question_encoder needs --index")
+    if args.question_encoder:
+        require_known_pair(args.question_encoder, args.index)
+    else:
+        require_usable_index(args.model_name_or_path, args.index)
     encoder, index = _load(args)
     encoder.model.to(best_device())
     k = min(args.k, len(index))
     scores, rows = index.search(encoder.encode(args.question), k)
     found, _ = index.gather(rows)
     for number, question in enumerate(args.question):
+        pairs = zip(found[number * k : (number + 1) * k], scores[number].tolist(), strict=True)
+        # An approximate index may find fewer than k.
+        kept = [(passage, score) for passage, score in pairs if passage["id"]]
         print(f"{question}\n")
-        print(results_table(found[number * k : (number + 1) * k], scores[number].tolist()))
+        print(results_table(*map(list, zip(*kept, strict=True))) if kept else "no passage found")
         print()
     return 0
 
@@ -66,16 +81,16 @@ def _shorten(text: str, width: int) -> str:
 def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:
     """The question encoder and the index that the flags name."""
     from rag_finetune.encoders.load import load_question_encoder
-    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import question_encoder_of
 
+    of_encoder = encoder_options(args)
     if args.question_encoder:
-        return load_question_encoder(args.question_encoder), open_index(args.index)
+        index = open_index(args.index)
+        encoder = load_question_encoder(args.question_encoder, **of_encoder)
+        index.warn_about_pooling(encoder.settings())
+        return encoder, index
     rag = load_rag(args.model_name_or_path, index=args.index)
     assert rag.retriever is not None  # load_rag gives one
-    positions = rag.model.config.question_encoder.max_position_embeddings
-    encoder = TextEncoder(
-        rag.model.question_encoder, rag.tokenizer.question_encoder, min(128, positions)
-    )
-    return encoder, rag.retriever.index
+    return question_encoder_of(rag), rag.retriever.index

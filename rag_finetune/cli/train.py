@@ -5,9 +5,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import CHECKPOINT, training_flags
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_probe_flag,
+    add_question_flags,
+    peek,
+    require_positive,
+    training_flags,
+)
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.files import check_file
+from rag_finetune.rag.index_choice import require_usable_index, right_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +31,7 @@ Transformers' own training flags are taken as well, such as --learning_rate, --n
 --save_strategy, --logging_steps, --report_to, --bf16, --seed; --help_all lists them.
 
 several processes:
-  accelerate launch --num_processes 2 -m rag_finetune train --config recipe.yaml
+  accelerate launch --multi_gpu --num_processes 2 -m rag_finetune train --config recipe.yaml
 """
 
 
@@ -37,7 +45,7 @@ def make_train_parser() -> argparse.ArgumentParser:
         help="head; default: the checkpoint's own",
     )
     parser.add_argument("--index", help="index folder; default: the checkpoint's own")
-    parser.add_argument("--train_file", required=True, help="questions: .json or .jsonl")
+    parser.add_argument("--train_file", required=True, help="questions to train on")
     parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
     parser.add_argument(
         "--validation_split",
@@ -46,6 +54,14 @@ def make_train_parser() -> argparse.ArgumentParser:
         help="without --validation_file: share of the training questions held out for it, by "
         "document where gold passages are known; 0 for none",
     )
+    add_question_flags(parser)
+    parser.add_argument(
+        "--max_train_samples", type=int, help="train on the first so many questions"
+    )
+    parser.add_argument(
+        "--max_eval_samples", type=int, help="validate on the first so many questions"
+    )
+    add_probe_flag(parser)
     add_bool(parser, "help_all", False, "list Transformers' training flags too")
     return parser
 
@@ -73,6 +89,10 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         make_help_parser().print_help()
         return 0
+    if "--help_all" not in argv:
+        named = peek(argv, "model_name_or_path", "index")
+        if named["model_name_or_path"] is not None:
+            require_usable_index(named["model_name_or_path"], named["index"])
     from rag_finetune.training.arguments import RagTrainingArguments
 
     training_parser = training_flags(RagTrainingArguments, make_train_parser())
@@ -120,6 +140,7 @@ def _check_inputs(data: argparse.Namespace) -> None:
     for path in (data.train_file, data.validation_file):
         if path is not None:
             check_file(path)
+    require_positive(data, "max_train_samples", "max_eval_samples")
     if not 0.0 <= data.validation_split < 1.0:
         raise ValueError(
             f"--validation_split must be from 0 to below 1, found {data.validation_split}."
@@ -132,13 +153,16 @@ def _load_questions(
     """Questions to train on, and to validate on: given, split off, or none."""
     from rag_finetune.data.qa import load_questions, split_by_document
 
-    questions = load_questions(data.train_file)
+    options = {"qa_format": data.qa_format, "keep_unanswerable": data.keep_unanswerable}
+    questions = load_questions(data.train_file, max_samples=data.max_train_samples, **options)
     if data.validation_file is not None:
-        return questions, load_questions(data.validation_file)
+        most = data.max_eval_samples
+        return questions, load_questions(data.validation_file, max_samples=most, **options)
     if data.validation_split == 0.0 or not evaluates:
         return questions, None
     try:
-        return split_by_document(questions, data.validation_split)
+        train, held_out = split_by_document(questions, data.validation_split)
+        return train, held_out.select(range(len(held_out))[: data.max_eval_samples])
     except ValueError as error:
         raise ValueError(
             f"{data.train_file}: {error} Or give --validation_file, or --validation_split 0 for "
@@ -207,7 +231,9 @@ def _train(
     validation_questions: "Dataset | None",
 ) -> int:
     """Load the model, train it, leave a finished folder."""
+    from rag_finetune.evaluation.probe import require_better_than_chance
     from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import question_encoder_of
     from rag_finetune.training.rag_trainer import RagTrainer
 
     rag = load_rag(data.model_name_or_path, index=data.index, model_type=data.model_type)
@@ -218,10 +244,19 @@ def _train(
     say = print if trainer.is_world_process_zero() else _say_nothing
     say(trainer.describe())
     held = 0 if validation_questions is None else len(validation_questions)
+    limits = [
+        f"--{name} {getattr(data, name)}"
+        for name in ("max_train_samples", "max_eval_samples")
+        if getattr(data, name) is not None
+    ]
     say(
-        f"{len(train_questions):,} questions to train on, {held:,} to validate on; "
-        f"{args.world_size} process(es)."
+        f"{len(train_questions):,} questions to train on, {held:,} to validate on"
+        f"{' (' + ', '.join(limits) + ')' if limits else ''}; {args.world_size} process(es)."
     )
+    if data.probe:
+        right = right_encoder(data.model_name_or_path)
+        encoder = question_encoder_of(rag, args.max_question_length)
+        require_better_than_chance(encoder, trainer.retriever.index, train_questions, right)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.sigterm.stopped:
         say(

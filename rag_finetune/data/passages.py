@@ -1,88 +1,98 @@
-"""Documents read from TSV, CSV and JSONL files, and cut into the passages that are retrieved."""
+"""Documents cut into the passages that are retrieved."""
 
-import csv
-import math
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, Value, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
 
-from rag_finetune.files import check_file, describe, nearest, read_json_lines, read_lines
+from rag_finetune.data.cutting import check_cut, cut_text, needs_tokenizer
+from rag_finetune.data.documents import Document, find_sources, read_documents
+from rag_finetune.data.formats import Source
+from rag_finetune.data.repeats import KeyLog, find_repeats
+from rag_finetune.data.reports import PLACES, REPEATED, UNCUT, Report
 
 FEATURES = Features({name: Value("string") for name in ("id", "document_id", "title", "text")})
-DELIMITERS = {".tsv": "\t", ".csv": ","}
-TSV_HEADERS = (("id", "text", "title"), ("title", "text"))
 ROWS_PER_BATCH = 10_000
 
-
-class _Place(NamedTuple):
-    path: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}"
-
-
-class _Document(NamedTuple):
-    place: _Place
-    id: str
-    title: str
-    text: str
+Paths = str | Path | Sequence[str | Path]
 
 
 def iter_passages(
-    paths: str | Path | Sequence[str | Path], passage_words: int = 100
+    paths: Paths,
+    passage_words: int = 100,
+    *,
+    overlap: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    passages_format: str | None = None,
 ) -> Iterator[dict[str, str]]:
-    """Read documents and cut them into passages, one after the other.
+    """Read documents and cut them into passages, one after the other, in constant memory.
 
-    A `.tsv` file has the header `id text title` (DPR's layout) or `title text`; a `.csv` file a
-    header with `text` and, if it likes, `id` and `title`; a `.jsonl` file objects with these keys
-    (`_id` is read as `id`). Fields with tabs, newlines or quotes are quoted, the
-    quotes in them doubled.
+    What is read (`passages_format` names it where content and extension do not tell):
 
-    A document without an id gets its row number, from 0; with several files the file's stem comes
-    before it (`laws-12`). A document of one piece keeps its id; the pieces of a longer one are
-    `<document_id>#1`, `#2` and so on. Each piece but the last has `passage_words` words; white
-    space inside a piece stays as it was, around it it goes.
+    - `tsv`: the header `id text title` (DPR's layout) or `title text`; `csv`: a header with `text`
+      and, if it likes, `id` and `title`. Fields with tabs, newlines or quotes are quoted, the
+      quotes in them doubled.
+    - `jsonl`, `json`: objects with these keys, one a line or in a list; `_id` is read as `id`.
+    - `parquet`, `datasets` (a folder that `Dataset.save_to_disk` wrote): columns of these names.
+    - `beir`: `_id, title, text` in a JSONL file or in the `corpus.jsonl` of the folder named.
+    - `flashrag`: `id, contents`, whose first line is the title, in quotes or not; contents of one
+      line have no title.
+    - `files`: a `.txt`, `.md`, `.html`, `.htm` or (extra `pdf`) `.pdf` file, or a folder of them,
+      searched with the folders in it; see `read_text_file` for their titles. Hidden files are
+      passed over, other extensions counted in a warning.
+
+    A document without an id gets its row number, from 0; with several paths the file's stem comes
+    before it (`laws-12`). A text file is called by its name, in a folder by its path from there on
+    (`eu/gdpr.md`), after the folder's name with several paths. A document of one piece keeps its
+    id; the pieces of a longer one are `<document_id>#1`, `#2` and so on; `cut_text` says how long
+    they are and how text without spaces is cut. White space inside a piece stays as it was, around
+    it it goes.
 
     Args:
-        paths: the file or files.
+        paths: the files or folders.
         passage_words: words a passage at most, split at white space; 0 keeps documents whole,
             their text unchanged.
+        overlap: words that neighbouring passages of a document share, below `passage_words`.
+        tokenizer: a fast tokenizer, the encoder's, that cuts text without spaces; None leaves such
+            text whole.
+        passages_format: one of `formats.FORMATS`, or None to find it.
 
     Returns:
         An iterator over passages with the keys `id`, `document_id`, `title` and `text`, all
-        strings. Documents without text are left out; one warning at the end says which.
+        strings. At the end one warning each tells of rows or files without text (left out), of
+        files that were not read, of documents that repeat title and text of an earlier one (kept),
+        and of text without spaces that was not cut. Eight bytes a passage and a document are held.
 
     Raises:
-        ValueError: `passage_words` is below 0, a file is of another type, a row is malformed, an id
-            is used twice, or there is no passage at all.
+        ValueError: at once: an argument is wrong, or a path is of no format that is read. While
+            reading: a row is malformed. At the end, so before a consumer that waits for it has
+            begun: files of a folder cannot be read, an id is used twice, or there is no passage.
         OSError: a file cannot be read.
     """
-    if passage_words < 0:
-        raise ValueError(
-            f"passage_words must be at least 0, found {passage_words}. "
-            f"Write 0 to keep documents whole."
-        )
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not files:
-        raise ValueError("paths must name at least one file of passages, found an empty list.")
-    for path in files:
-        _check_type(path)
-        check_file(path)
-    return _cut_all(files, passage_words)
+    check_cut(passage_words, overlap, tokenizer)
+    sources = find_sources(paths, passages_format)
+    return _Cutter(sources, passage_words, overlap, tokenizer).passages()
 
 
-def load_passages(paths: str | Path | Sequence[str | Path], passage_words: int = 100) -> Dataset:
+def load_passages(
+    paths: Paths,
+    passage_words: int = 100,
+    *,
+    overlap: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    passages_format: str | None = None,
+) -> Dataset:
     """Read documents and cut them into a dataset of passages, held in memory.
 
     Args:
-        paths: the file or files; see `iter_passages`.
+        paths: the files or folders; see `iter_passages`.
         passage_words: words a passage at most; 0 keeps documents whole.
+        overlap: words that neighbouring passages of a document share.
+        tokenizer: cuts text without spaces.
+        passages_format: one of `formats.FORMATS`, or None to find it.
 
     Returns:
         A dataset with the string columns `id`, `document_id`, `title` and `text`.
@@ -92,172 +102,125 @@ def load_passages(paths: str | Path | Sequence[str | Path], passage_words: int =
         OSError: a file cannot be read.
     """
     # Dataset.from_generator would cache by the arguments and miss a file that has changed.
-    passages = iter_passages(paths, passage_words)
+    passages = iter_passages(
+        paths,
+        passage_words,
+        overlap=overlap,
+        tokenizer=tokenizer,
+        passages_format=passages_format,
+    )
     batches = []
     while rows := list(islice(passages, ROWS_PER_BATCH)):
         batches.append(Dataset.from_list(rows, features=FEATURES))
     return concatenate_datasets(batches)
 
 
-def _cut_all(files: list[str | Path], passage_words: int) -> Iterator[dict[str, str]]:
-    places: dict[str, _Place] = {}
-    empty: list[_Place] = []
-    for path in files:
-        prefix = f"{Path(path).stem}-" if len(files) > 1 else ""
-        for document in _read_documents(path, prefix):
-            _claim(document.id, document.place, places)
-            if not document.text.strip():
-                empty.append(document.place)
-            for passage in _cut(document, passage_words):
+def locate_documents(
+    paths: Paths, document_ids: Collection[str], *, passages_format: str | None = None
+) -> dict[str, str]:
+    """Find where documents stand, by reading the files again: for reports about passages.
+
+    Args:
+        paths: as they were given to `iter_passages`: one path or several decides on ids.
+        document_ids: the `document_id` of passages.
+        passages_format: as it was given to `iter_passages`.
+
+    Returns:
+        The place of each document that is there, as in error messages: `laws.tsv:17`,
+        `laws.parquet, row 16 (from 0)`, `laws/eu/gdpr.md`. Reading stops when all are found.
+
+    Raises:
+        ValueError: as `iter_passages`.
+        OSError: a file cannot be read.
+    """
+    wanted, places = set(document_ids), dict[str, str]()
+    if not wanted:
+        return places
+    for document in read_documents(find_sources(paths, passages_format), Report()):
+        if document.id in wanted:
+            places.setdefault(document.id, document.place)
+            if len(places) == len(wanted):
+                break
+    return places
+
+
+class _Cutter:
+    """Passages of all sources, and what is to be said when they have been read."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        passage_words: int,
+        overlap: int,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        self.sources = sources
+        self.passage_words = passage_words
+        self.overlap = overlap
+        self.tokenizer = tokenizer
+
+    def passages(self) -> Iterator[dict[str, str]]:
+        report, ids, contents = Report(), KeyLog(), KeyLog()
+        for document in read_documents(self.sources, report):
+            ids.add(document.id)
+            contents.add(_content_key(document))
+            if self.tokenizer is None and needs_tokenizer(document.text, self.passage_words):
+                report.add(UNCUT, document.place)
+            for passage in self._cut(document):
                 if passage["id"] != document.id:
-                    _claim(passage["id"], document.place, places)
+                    ids.add(passage["id"])
                 yield passage
-    if len(empty) == len(places):
-        names = ", ".join(str(path) for path in files)
-        raise ValueError(f"{names}: expected passages, found no row with text. Check the file.")
-    if empty:
-        _warn_about(empty)
+        report.raise_errors()
+        if not ids:
+            raise ValueError(self._found_nothing(report))
+        self._refuse_repeated_ids(ids)
+        self._report_repeated_contents(contents, report)
+        report.warn()
 
+    def _cut(self, document: Document) -> Iterator[dict[str, str]]:
+        pieces = cut_text(document.text, self.passage_words, self.overlap, self.tokenizer)
+        for number, piece in enumerate(pieces, start=1):
+            yield {
+                "id": document.id if len(pieces) == 1 else f"{document.id}#{number}",
+                "document_id": document.id,
+                "title": document.title,
+                "text": piece,
+            }
 
-def _cut(document: _Document, passage_words: int) -> Iterator[dict[str, str]]:
-    if not document.text.strip():
-        return
-    pieces = [document.text]
-    if passage_words:
-        words = len(document.text.split())
-        # As few pieces as can be, of even size: no passage of two words at the end.
-        size = math.ceil(words / math.ceil(words / passage_words))
-        pieces = re.findall(rf"\S+(?:\s+\S+){{0,{size - 1}}}", document.text)
-    for number, piece in enumerate(pieces, start=1):
-        yield {
-            "id": document.id if len(pieces) == 1 else f"{document.id}#{number}",
-            "document_id": document.id,
-            "title": document.title,
-            "text": piece,
-        }
+    def _ids_again(self) -> Iterator[tuple[str, str]]:
+        for document in read_documents(self.sources, Report()):
+            yield document.id, document.place
+            for passage in self._cut(document):
+                if passage["id"] != document.id:
+                    yield passage["id"], document.place
 
+    def _contents_again(self) -> Iterator[tuple[bytes, str]]:
+        for document in read_documents(self.sources, Report()):
+            yield _content_key(document), document.place
 
-def _claim(passage_id: str, place: _Place, places: dict[str, _Place]) -> None:
-    first = places.setdefault(passage_id, place)
-    if first is not place:
-        raise ValueError(
-            f'{place}: the id "{passage_id}" is already taken by {first}. '
-            f"Give every document its own id (the pieces of a long one are called id#1, id#2, …)."
-        )
-
-
-def _warn_about(empty: list[_Place]) -> None:
-    shown = ", ".join(str(place) for place in empty[:5]) + (", …" if len(empty) > 5 else "")
-    warnings.warn(
-        f"{len(empty)} rows have no text and were left out: {shown}. "
-        f"Fill them in, or delete them to silence this.",
-        stacklevel=3,
-    )
-
-
-def _read_documents(path: str | Path, prefix: str) -> Iterator[_Document]:
-    rows = _read_json(path) if Path(path).suffix.lower() == ".jsonl" else _read_table(path)
-    for number, (place, row) in enumerate(rows):
-        key = "_id" if row.get("id") is None and "_id" in row else "id"
-        document_id = f"{prefix}{number}" if row.get(key) is None else _as_id(row, key, place)
-        yield _Document(
-            place, document_id, _as_text(row, "title", place), _as_text(row, "text", place)
-        )
-
-
-def _as_text(row: dict[str, Any], key: str, place: _Place) -> str:
-    value = row.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(
-            f'{place}: "{key}" must be a string, found {describe(value)}. Write it in quotes.'
-        )
-    return value
-
-
-def _as_id(row: dict[str, Any], key: str, place: _Place) -> str:
-    value = row[key]
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number or (isinstance(value, str) and value.strip()):
-        return str(value)
-    raise ValueError(
-        f'{place}: "{key}" must be a non-empty string or a whole number, found {describe(value)}. '
-        f'Give every document an id, or leave "{key}" out of the whole file.'
-    )
-
-
-def _read_json(path: str | Path) -> Iterator[tuple[_Place, dict[str, Any]]]:
-    for line, row in read_json_lines(path):
-        place = _Place(str(path), line)
-        if not isinstance(row, dict):
+    def _refuse_repeated_ids(self, ids: KeyLog) -> None:
+        for repeat in find_repeats(self._ids_again, ids.suspects(), limit=1):
             raise ValueError(
-                f'{place}: expected an object with "text", found {describe(row)}. '
-                f'Write {{"id": "…", "title": "…", "text": "…"}}.'
+                f'{repeat.second}: the id "{repeat.key}" is already taken by {repeat.first}. Give '
+                f"every document its own id (the pieces of a long one are called id#1, id#2, …); "
+                f"one that has none is called after its file, which may need another name."
             )
-        if "text" not in row:
-            found = _list(row) or "an empty object"
-            raise ValueError(f'{place}: expected the key "text", found {found}.{_hint(row)}')
-        yield place, row
+
+    def _report_repeated_contents(self, contents: KeyLog, report: Report) -> None:
+        suspects = contents.suspects()
+        repeats = find_repeats(self._contents_again, suspects, limit=PLACES)
+        for repeat in repeats:
+            report.add(REPEATED, f"{repeat.second} repeats {repeat.first}")
+        if repeats:
+            report.add(REPEATED, "", len(suspects) - len(repeats))
+
+    def _found_nothing(self, report: Report) -> str:
+        names = ", ".join(str(source.path) for source in self.sources)
+        reasons = " ".join(report.messages())
+        return f"{names}: expected passages, found no row with text. {reasons or 'Check the file.'}"
 
 
-def _read_table(path: str | Path) -> Iterator[tuple[_Place, dict[str, Any]]]:
-    rows = _read_cells(path)
-    place, columns = next(rows, (_Place(str(path), 1), []))
-    _check_header(place, columns)
-    for place, cells in rows:
-        if len(cells) != len(columns):
-            raise ValueError(
-                f"{place}: expected {len(columns)} fields ({_list(columns)}), found {len(cells)}. "
-                f"Quote a field that holds the delimiter or a newline."
-            )
-        yield place, dict(zip(columns, cells, strict=True))
-
-
-def _read_cells(path: str | Path) -> Iterator[tuple[_Place, list[str]]]:
-    csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, refuses a long document
-    delimiter = DELIMITERS[Path(path).suffix.lower()]
-    reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
-    while True:
-        place = _Place(str(path), reader.line_num + 1)
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"{place}: the row that begins here cannot be read ({error}). A field that begins "
-                f"with a quote must end with one, and each quote inside it must be doubled."
-            ) from error
-        if cells:
-            yield place, cells
-
-
-def _check_header(place: _Place, columns: list[str]) -> None:
-    is_tsv = Path(place.path).suffix.lower() == ".tsv"
-    known = sorted(columns) in [sorted(header) for header in TSV_HEADERS]
-    if len(set(columns)) == len(columns) and (known if is_tsv else "text" in columns):
-        return
-    wanted = "id, text, title or title, text" if is_tsv else "text and, where given, id, title"
-    raise ValueError(
-        f"{place}: expected a header with the columns {wanted}, "
-        f"found {_list(columns) or 'nothing'}.{_hint(columns)} Put that header on the first line."
-    )
-
-
-def _check_type(path: str | Path) -> None:
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".jsonl", *DELIMITERS):
-        raise ValueError(
-            f"{path}: expected passages in a .tsv, .csv or .jsonl file, found "
-            f'"{suffix or "no extension"}". Convert the file, or rename it if it is one of these.'
-        )
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(f'"{name[:40]}"' for name in names)
-
-
-def _hint(names: Iterable[str]) -> str:
-    guess = nearest("text", names)
-    return f' Did you mean "text" by "{guess}"?' if guess and guess != "text" else ""
+def _content_key(document: Document) -> bytes:
+    """Equal for documents of the same title and text, and for no others."""
+    content = f"{len(document.title)} {document.title}{document.text}"
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()

@@ -1,16 +1,18 @@
 """Questions with their gold answers: read and checked, split without leaks, served for training."""
 
 import hashlib
-import json
 import random
 import re
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
 
-from rag_finetune.data.json_rows import list_keys, read_objects
-from rag_finetune.files import describe, nearest
+from rag_finetune.data.json_rows import list_keys
+from rag_finetune.data.qa_fields import Example, Reading
+from rag_finetune.data.qa_formats import read_examples
 
 FEATURES = Features(
     {
@@ -20,125 +22,131 @@ FEATURES = Features(
         "positive_ids": Sequence(Value("string")),
     }
 )
+PASSAGE = {"title": Value("string"), "text": Value("string")}
 TARGETS = ("first", "random", "all")
+SHOWN = 3  # places that a warning names
 
 
-def load_questions(path: str | Path, *, need_answers: bool = True) -> Dataset:
-    """Read questions and answers from a JSON list of objects, or from JSONL.
+def load_questions(
+    path: str | Path,
+    *,
+    need_answers: bool = True,
+    qa_format: str | None = None,
+    keep_unanswerable: bool = False,
+    max_samples: int | None = None,
+) -> Dataset:
+    """Read questions, their gold answers and their gold passages, in any of the known formats.
 
-    Each object has `question` (a string), `answers` (a list of strings) or `answer` (one string),
-    and may have `id` (its row number otherwise, from 0) and `positive_ids`, the ids of passages or
-    documents that hold the answer. Other keys are passed over.
+    Our own is a JSON list of objects, or JSONL: each object has `question` (a string), `answers` (a
+    list of strings) or `answer`, and may have `id` (its row number otherwise, from 0),
+    `positive_ids`, the ids of passages or documents that hold the answer, or `context`, the text of
+    one. Other keys are passed over. The other formats are DPR's JSON and its tables, NQ-open,
+    FlashRAG, SQuAD, BEIR's qrels, and `train.source` beside `train.target`.
 
     Args:
-        path: the file; whether it is a list or JSONL is told by its content.
-        need_answers: False reads questions that are only to be answered; their `answers` are [].
+        path: the file; for BEIR one under qrels/, for line files the `.source`.
+        need_answers: False also takes questions without an answer; their `answers` are [].
+        qa_format: one of `QA_FORMATS`; None has it told by the file's name and content.
+        keep_unanswerable: keep the questions that SQuAD 2.0 marks as unanswerable, with its
+            convention: their only gold answer is the empty string. Skipped otherwise.
+        max_samples: read the first so many questions of the file; None for all.
 
     Returns:
         A dataset with the columns `id`, `question` (strings), `answers` and `positive_ids` (lists
-        of strings; `positive_ids` is empty where the file gives none).
+        of strings) and `positive_passages` (lists of {title, text}). Where the file has the gold
+        passages themselves, `positive_ids` holds the ids that `iter_contexts` gives them, and
+        `resolve_positives` finds them in any index; `positive_passages` is empty otherwise.
 
     Raises:
-        ValueError: the file is not such JSON, a value is of another kind, an id is used twice, or
-            there is no question; the message names file, line and key.
+        ValueError: the file does not fit its format, a value is of another kind, an id is used
+            twice, answers are needed and missing, or there is no question; the message names file,
+            place and key.
         OSError: the file cannot be read.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
-    lines: dict[str, int] = {}
-    for number, (line, row) in enumerate(read_objects(path)):
-        example = _read_example(row, number, f"{path}:{line}", need_answers)
-        if example["id"] in lines:
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"max_samples must be at least 1, found {max_samples}. Write 100, say.")
+    collected = _Collected(str(path))
+    reading = Reading(need_answers)
+    for number, example in enumerate(read_examples(path, reading, qa_format)):
+        if example.unanswerable and not keep_unanswerable:
+            collected.skipped += 1
+            continue
+        collected.add(example, number)
+        if len(collected.rows) == max_samples:
+            break
+    collected.warn(reading)
+    return collected.dataset()
+
+
+@dataclass
+class _Collected:
+    """The questions of a file as they come, and what is worth a warning about them."""
+
+    path: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+    places: dict[str, str] = field(default_factory=dict)  # of each id
+    contents: dict[int, str] = field(default_factory=dict)  # place of each hash of a content
+    repeated: list[str] = field(default_factory=list)
+
+    def add(self, example: Example, number: int) -> None:
+        row_id = str(number) if example.id is None else example.id
+        place = example.place
+        if row_id in self.places:
             raise ValueError(
-                f'{path}:{line}: "id" must differ from row to row, found "{example["id"]}" again, '
-                f"first at {path}:{lines[example['id']]}. Rename one, or leave out every id."
+                f'{place}: "id" must differ from row to row, found "{row_id}" again, first at '
+                f"{self.places[row_id]}. Rename one, or leave out every id."
             )
-        lines[example["id"]] = line
-        for name, column in columns.items():
-            column.append(example[name])
-    if not lines:
-        raise ValueError(f"{path}: expected at least one question, found none. Check the file.")
-    return Dataset.from_dict(columns, features=FEATURES)
-
-
-def _read_example(row: Any, number: int, place: str, need_answers: bool) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise ValueError(
-            f'{place}: expected an object with "question" and "answers", found {describe(row)}. '
-            f'Write {{"question": "…", "answers": ["…"]}}.'
+        self.places[row_id] = place
+        answers = [""] if example.unanswerable else example.answers
+        content = (example.question, *answers, None, *example.positive_ids)
+        first = self.contents.setdefault(hash(content), place)
+        if first != place:
+            self.repeated.append(f"{place} (as {first})")
+        self.rows.append(
+            {
+                "id": row_id,
+                "question": example.question,
+                "answers": answers,
+                "positive_ids": example.positive_ids,
+                "positive_passages": example.positive_passages,
+            }
         )
-    return {
-        "id": str(number) if row.get("id") is None else _as_id(row["id"], "id", place),
-        "question": _read_string(row, "question", place, "Write it, or delete the row."),
-        "answers": _read_answers(row, place) if need_answers else [],
-        "positive_ids": _read_positive_ids(row, place),
-    }
 
+    def warn(self, reading: Reading) -> None:
+        if self.skipped:
+            self._say(
+                f"{self.path}: {self.skipped:,} unanswerable questions were skipped. Keep them "
+                f"with keep_unanswerable, with the empty string as their gold answer."
+            )
+        if self.repeated:
+            shown = ", ".join(self.repeated[:SHOWN]) + (", …" if self.repeated[SHOWN:] else "")
+            self._say(
+                f"{len(self.repeated):,} questions are there twice, with the same answers and "
+                f"gold: {shown}. They count twice; delete them if that is not meant."
+            )
+        if reading.unread:
+            self._say(
+                f"{len(reading.unread):,} questions have answers that cannot be read and count as "
+                f"having none, the first: {reading.unread[0]}"
+            )
 
-def _read_string(row: dict[str, Any], key: str, place: str, remedy: str) -> str:
-    _require(key, row, place)
-    value = row[key]
-    if isinstance(value, str) and value.strip():
-        return value
-    raise ValueError(
-        f'{place}: "{key}" must be a non-empty string, found {describe(value)}. {remedy}'
-    )
+    def _say(self, message: str) -> None:
+        warnings.warn(message, stacklevel=4)
 
-
-def _read_answers(row: dict[str, Any], place: str) -> list[str]:
-    if "answers" in row and "answer" in row:
-        raise ValueError(
-            f'{place}: expected "answers" or "answer", found both. Delete one of them.'
-        )
-    if "answer" in row:
-        remedy = 'Write several answers as "answers": ["…", "…"].'
-        return [_read_string(row, "answer", place, remedy)]
-    _require("answers", row, place)
-    answers = row["answers"]
-    found = describe(answers)
-    if isinstance(answers, list) and answers:
-        wrong = [item for item in answers if not (isinstance(item, str) and item.strip())]
-        if not wrong:
-            return answers
-        found = f"{describe(wrong[0])} in it"
-    given = answers if isinstance(answers, str) and answers.strip() else "…"
-    raise ValueError(
-        f'{place}: "answers" must be a non-empty list of strings, found {found}. '
-        f"Write [{json.dumps(given, ensure_ascii=False)}]."
-    )
-
-
-def _read_positive_ids(row: dict[str, Any], place: str) -> list[str]:
-    ids = row.get("positive_ids")
-    if ids is None:
-        return []
-    if not isinstance(ids, list):
-        raise ValueError(
-            f'{place}: "positive_ids" must be a list of passage ids, found {describe(ids)}. '
-            f"Write [{json.dumps(ids, ensure_ascii=False)}]."
-        )
-    return [_as_id(item, "positive_ids", place) for item in ids]
-
-
-def _as_id(value: Any, key: str, place: str) -> str:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number or (isinstance(value, str) and value.strip()):
-        return str(value)
-    raise ValueError(
-        f'{place}: an id in "{key}" must be a non-empty string or a whole number, '
-        f"found {describe(value)}. Write the id in quotes."
-    )
-
-
-def _require(key: str, row: dict[str, Any], place: str) -> None:
-    if key not in row:
-        guess = nearest(key, row)
-        hint = f'Did you mean it by "{guess}"?' if guess else "Add it."
-        found = list_keys(row) or "an empty object"
-        raise ValueError(f'{place}: expected the key "{key}", found {found}. {hint}')
+    def dataset(self) -> Dataset:
+        if not self.rows:
+            found = f"{self.skipped:,} unanswerable ones" if self.skipped else "none"
+            raise ValueError(
+                f"{self.path}: expected at least one question, found {found}. Check the file."
+            )
+        features = Features({**FEATURES, "positive_passages": [PASSAGE]})
+        columns = {name: [row[name] for row in self.rows] for name in features}
+        return Dataset.from_dict(columns, features=features)
 
 
 def require_columns(questions: Dataset) -> None:
-    """Check that questions have the columns that `load_questions` gives.
+    """Check that questions have the columns of `FEATURES`; `positive_passages` may be missing.
 
     Raises:
         ValueError: a column is missing; the message names it.
@@ -224,7 +232,7 @@ class TrainingQuestions:
         seed: for "random"; the draw depends on seed, epoch and row alone, also on a resumed run.
 
     Raises:
-        ValueError: `target` is none of the three.
+        ValueError: `target` is none of the three, or a question has no answer.
     """
 
     def __init__(self, questions: Dataset, target: str = "first", seed: int = 42) -> None:
@@ -236,6 +244,7 @@ class TrainingQuestions:
         self.target = target
         self.seed = seed
         self.epoch = 0
+        _require_answers(questions)
         copies = [len(answers) if target == "all" else 1 for answers in questions["answers"][:]]
         self._items = [(row, copy) for row, count in enumerate(copies) for copy in range(count)]
 
@@ -259,3 +268,13 @@ class TrainingQuestions:
     def _draw(self, row: int, choices: int) -> int:
         digest = hashlib.sha256(f"{self.seed} {self.epoch} {row}".encode()).digest()
         return int.from_bytes(digest[:8], "big") % choices
+
+
+def _require_answers(questions: Dataset) -> None:
+    without = [row for row, answers in enumerate(questions["answers"][:]) if not answers]
+    if without:
+        raise ValueError(
+            f"Training needs an answer to every question, found none to {len(without):,} of "
+            f'{len(questions):,}, the first with the id "{questions[without[0]]["id"]}". '
+            f"Leave these questions out, or write their answers."
+        )

@@ -1,7 +1,7 @@
-"""Texts to vectors: batches by token budget, in evaluation mode."""
+"""Texts to vectors: batches by token budget over texts of like length, in evaluation mode."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
-TEXTS_PER_BLOCK = 8_192
+TEXTS_PER_BLOCK = 2_048
+DTYPES = ("float32", "bfloat16")
 
 
 def encode_texts(
@@ -25,16 +26,13 @@ def encode_texts(
     """Vectors of texts, in their order; see `TextEncoder.encode`."""
     vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
     full = 0
-    bar = tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress)
-    with evaluation_mode(encoder.model), torch.inference_mode(), bar:
+    with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress) as bar:
         for start in range(0, len(texts), TEXTS_PER_BLOCK):
-            rows = range(start, min(start + TEXTS_PER_BLOCK, len(texts)))
-            block_titles = [titles[row] if titles else "" for row in rows]
-            token_ids = encoder.tokenize([texts[row] for row in rows], block_titles)
-            full += sum(len(ids["input_ids"]) == encoder.max_length for ids in token_ids)
-            for batch in _batches([len(ids["input_ids"]) for ids in token_ids]):
-                vectors[[rows[i] for i in batch]] = encoder.forward([token_ids[i] for i in batch])
-                bar.update(len(batch))
+            rows = slice(start, start + TEXTS_PER_BLOCK)
+            vectors[rows], reached = encode_block(
+                encoder, texts[rows], titles[rows] if titles else None, advance=bar.update
+            )
+            full += len(reached)
     if full:
         warnings.warn(
             f"{full:,} of {len(texts):,} texts reach {encoder.max_length} tokens, the most that "
@@ -42,6 +40,42 @@ def encode_texts(
             stacklevel=2,
         )
     return vectors
+
+
+def encode_block(
+    encoder: "TextEncoder",
+    texts: Sequence[str],
+    titles: Sequence[str] | None = None,
+    *,
+    dtype: str = "float32",
+    advance: Callable[[int], object] = lambda count: None,
+) -> tuple[np.ndarray, list[int]]:
+    """Vectors of texts that are held in memory together.
+
+    The batches depend on these texts alone, so that whoever encodes a block gets the same bits.
+
+    Args:
+        encoder: tokenises the texts and runs the network.
+        texts: what to encode.
+        titles: the title of each text; an empty one is left out.
+        dtype: what the network computes in: "float32", or "bfloat16" through autocast.
+        advance: told the number of texts after each batch.
+
+    Returns:
+        The vectors, shape (len(texts), dim) float32 for either dtype, and the rows of the texts
+        that reach the encoder's max_length: what follows has no part in their vectors.
+    """
+    token_ids = encoder.tokenize(list(texts), list(titles or [""] * len(texts)))
+    lengths = [len(ids["input_ids"]) for ids in token_ids]
+    vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+    autocast = torch.autocast(
+        encoder.model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
+    )
+    with evaluation_mode(encoder.model), torch.inference_mode(), autocast:
+        for batch in _batches(lengths):
+            vectors[batch] = encoder.forward([token_ids[row] for row in batch])
+            advance(len(batch))
+    return vectors, [row for row, length in enumerate(lengths) if length >= encoder.max_length]
 
 
 @contextmanager

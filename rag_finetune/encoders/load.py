@@ -1,28 +1,33 @@
 """Load context and question encoders from a folder or the Hub."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
-from transformers.utils import logging
+from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from rag_finetune.encoders.conventions import Convention, agree, folder_convention
+from rag_finetune.encoders.network import (
+    CONTEXT_ENCODER,
+    QUESTION_ENCODER,
+    Role,
+    load_config,
+    load_dpr,
+    load_network,
+    load_pooled,
+    load_tokenizer,
+    require_encoder,
+)
+from rag_finetune.encoders.pooled import (
+    PooledEncoder,
+    PooledEncoderConfig,
+    register,
+    require_pooling,
+)
+from rag_finetune.encoders.prefix import with_prefix
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import nearest
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Leave out Transformers' table of missing weights: we refuse them, and name the first."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def require_source(name_or_path: str | Path) -> None:
@@ -42,67 +47,130 @@ def require_source(name_or_path: str | Path) -> None:
         raise FileNotFoundError(f"{name_or_path}: no such folder.{hint}")
 
 
-def load_context_encoder(name_or_path: str, max_length: int = 256) -> TextEncoder:
+def load_context_encoder(
+    name_or_path: str,
+    max_length: int = 256,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    prefix: str | None = None,
+) -> TextEncoder:
     """Load the network that encodes passages.
 
     Args:
-        name_or_path: a folder or a Hub name of a DPR context encoder.
-        max_length: passages are cut to this many tokens, at most what the network can take.
+        name_or_path: a folder or a Hub name: a DPR context encoder, a sentence-transformers
+            encoder, one that was saved by this package, or any other BERT-like encoder.
+        max_length: passages are cut to this many tokens, at most what the encoder can take.
+        pooling: "cls" or "mean"; None for what the folder says, or is known of the name, or else
+            the mean, with a warning.
+        normalize: whether vectors are brought to length 1; None as for pooling, or else not.
+        prefix: what stands in front of every passage; None as for pooling, or else nothing.
+
+    Returns:
+        The encoder in float32 and evaluation mode. A BERT with CLS pooling and no normalisation is
+        a DPR model, any other a `PooledEncoder`; scale 1.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it is not a DPR encoder, or its weights are those of another kind of network.
+        ValueError: it is no encoder, its weights are those of another kind of network, or its
+            pooling is none of ours.
     """
-    return _load_encoder(name_or_path, DPRContextEncoder, "context encoder", max_length)
+    asked = Convention(pooling, normalize, prefix, max_length)
+    encoder = _load_encoder(name_or_path, CONTEXT_ENCODER, asked)
+    if isinstance(encoder.model, PooledEncoder) and encoder.model.config.scale != 1:
+        warnings.warn(
+            f"{name_or_path}: vectors of passages are not scaled; its scale "
+            f"{encoder.model.config.scale:g}, which is for questions, is left out.",
+            stacklevel=2,
+        )
+        encoder.model.config.scale = 1.0
+    return encoder
 
 
-def load_question_encoder(name_or_path: str, max_length: int = 128) -> TextEncoder:
+def load_question_encoder(
+    name_or_path: str,
+    max_length: int = 128,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    prefix: str | None = None,
+) -> TextEncoder:
     """Load the network that encodes questions.
 
     Args:
-        name_or_path: a folder or a Hub name of a DPR question encoder.
-        max_length: questions are cut to this many tokens, at most what the network can take.
+        name_or_path: a folder or a Hub name, as for `load_context_encoder`.
+        max_length: questions are cut to this many tokens, at most what the encoder can take.
+        pooling: as for `load_context_encoder`.
+        normalize: as for `load_context_encoder`.
+        prefix: what stands in front of every question.
+
+    Returns:
+        The encoder in float32 and evaluation mode, with the scale that it was saved with, or 1:
+        `assemble_rag` sets another.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it is not a DPR encoder, or its weights are those of another kind of network.
+        ValueError: as for `load_context_encoder`.
     """
-    return _load_encoder(name_or_path, DPRQuestionEncoder, "question encoder", max_length)
+    asked = Convention(pooling, normalize, prefix, max_length)
+    return _load_encoder(name_or_path, QUESTION_ENCODER, asked)
 
 
-def _load_encoder(name_or_path: str, model_class: Any, role: str, max_length: int) -> TextEncoder:
-    """Load network and tokenizer; refuse weights that do not fit instead of drawing new ones."""
+def _load_encoder(name_or_path: str, role: Role, asked: Convention) -> TextEncoder:
+    """Load network and tokenizer in the form that `asked` and the folder call for."""
+    register()
     require_source(name_or_path)
+    if asked.pooling is not None:
+        require_pooling(asked.pooling)
     local = Path(name_or_path).is_dir()
-    model: Any
-    info: dict[str, Any]
-    config = AutoConfig.from_pretrained(name_or_path)
-    if config.model_type != "dpr":
+    told = folder_convention(name_or_path, role.side)
+    subfolder = told.subfolder if told else ""
+    config = load_config(name_or_path, subfolder)
+    ours = config.model_type in ("dpr", PooledEncoderConfig.model_type)
+    if not ours:
+        require_encoder(name_or_path, role, config)
+    tokenizer = load_tokenizer(name_or_path, subfolder)
+    tokenizer.padding_side = "right"  # the vector may be that of the first token
+    if told and told.max_length:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, told.max_length)
+    if told and told.lower_case and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
         raise ValueError(
-            f'{name_or_path}: expected a DPR {role}, found model type "{config.model_type}". '
-            "Give a folder or Hub name of a DPR model, such as facebook/dpr-*-single-nq-base."
+            f"{name_or_path}/sentence_bert_config.json: do_lower_case is true, and the tokenizer "
+            "does not lower-case. Save it with a Lowercase normaliser, and set it to false."
         )
-    # 5.x loads in the checkpoint's dtype; vectors are float32.
-    with quiet_loading():
-        model, info = model_class.from_pretrained(
-            name_or_path, output_loading_info=True, dtype=torch.float32
-        )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"{name_or_path}: these are not the weights of a {role}: "
-            f"{len(info['missing_keys'])} tensors are missing, the first is "
-            f'"{min(info["missing_keys"])}". Was the other encoder of the pair meant?'
-        )
+    how = asked if ours else agree(name_or_path, role.side, asked, told)
+    model: PreTrainedModel
+    if config.model_type == "dpr":
+        model = load_dpr(name_or_path, role, asked)
+    elif ours:
+        model = load_pooled(name_or_path, role, asked)
+    else:
+        model = load_network(name_or_path, subfolder, role, how, tokenizer.pad_token_id)
+    _require_vocabulary(name_or_path, model.config, len(tokenizer))
+    if how.prefix is not None:
+        tokenizer = with_prefix(tokenizer, how.prefix)
+    assert asked.max_length is not None
+    most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
     return TextEncoder(
         model=model.eval(),
-        tokenizer=AutoTokenizer.from_pretrained(name_or_path),
-        max_length=min(max_length, config.max_position_embeddings),
+        tokenizer=tokenizer,
+        max_length=min(asked.max_length, most),
         name=Path(name_or_path).resolve().name if local else name_or_path,
-        revision=None if local else _hub_revision(name_or_path),
+        revision=None if local else _hub_revision(name_or_path, subfolder),
         local=local,
     )
 
 
-def _hub_revision(name: str) -> str | None:
+def _require_vocabulary(name: str, config: Any, tokens: int) -> None:
+    """Raise where a tokenizer gives ids that the network does not have."""
+    vocabulary = getattr(config, "inner", config).vocab_size
+    if tokens > vocabulary:
+        raise ValueError(
+            f"{name}: the tokenizer does not belong to the network: {tokens} tokens against "
+            f"{vocabulary}."
+        )
+
+
+def _hub_revision(name: str, subfolder: str) -> str | None:
     """The Hub commit that a name led to, read off where its config.json is cached."""
-    return extract_commit_hash(cached_file(name, "config.json"), None)
+    return extract_commit_hash(cached_file(name, "config.json", subfolder=subfolder), None)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rag_finetune.encoders.encode import encode_texts
+from rag_finetune.encoders.pooled import PooledEncoderConfig
+from rag_finetune.encoders.prefix import prefix_of, tokenizer_state, with_prefix
+from rag_finetune.encoders.saving import save_network
+
+PAIR = "title and text as a pair of sequences; no title: the text alone"
+SINGLE = "title, a space and text as one sequence; no title: the text alone"
 
 
 @dataclass
@@ -40,15 +47,22 @@ class TextEncoder:
         projection_dim: int = getattr(self.model.config, "projection_dim", 0)
         return projection_dim or self.model.config.hidden_size
 
+    @cached_property
+    def prefix(self) -> str:
+        """What its tokenizer puts in front of every text; empty for nothing."""
+        return prefix_of(self.tokenizer)
+
     def settings(self) -> dict[str, Any]:
         """What fixes a vector besides weights and tokenizer; part of the fingerprint."""
+        config: Any = self.model.config
+        pooled = isinstance(config, PooledEncoderConfig)
         return {
-            "model_type": self.model.config.model_type,
-            "pooling": "cls",
-            "normalisation": None,
-            "scale": 1.0,
-            "prefix": "",
-            "template": "title and text as a pair of sequences; no title: the text alone",
+            "model_type": config.model_type,
+            "pooling": config.pooling if pooled else "cls",
+            "normalisation": "l2" if pooled and config.normalize else None,
+            "scale": config.scale if pooled else 1.0,  # that of a DPR model is in its weights
+            "prefix": self.prefix,
+            "template": SINGLE if pooled else PAIR,
             "max_length": self.max_length,
         }
 
@@ -58,7 +72,7 @@ class TextEncoder:
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        digest.update(json.dumps(_tokenizer_state(self.tokenizer), sort_keys=True).encode())
+        digest.update(json.dumps(tokenizer_state(self.tokenizer), sort_keys=True).encode())
         digest.update(json.dumps(self.settings(), sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -79,24 +93,37 @@ class TextEncoder:
 
     def save(self, folder: Path) -> None:
         """Write network and tokenizer as an ordinary Transformers folder."""
-        self.model.save_pretrained(folder)
-        share_weights(folder)
+        save_network(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 
     def tokenize(self, texts: list[str], titles: list[str]) -> list[dict[str, list[int]]]:
-        """Token ids of each text; with a title, of the pair (title, text)."""
+        """Token ids of each text, joined with its title as `settings()["template"]` says.
+
+        A prefix stands once, in front of all.
+        """
         options: dict[str, Any] = {"truncation": "longest_first", "max_length": self.max_length}
+        if isinstance(self.model.config, PooledEncoderConfig):
+            joined = [f"{a} {b}" if a else b for a, b in zip(titles, texts, strict=True)]
+            return _rows(self.tokenizer(joined, **options))
         encoded: list[dict[str, list[int]]] = [{} for _ in texts]
         for with_title in (True, False):
             rows = [row for row, title in enumerate(titles) if bool(title) is with_title]
             if not rows:
                 continue
             chosen = [texts[row] for row in rows]
-            pairs = ([titles[row] for row in rows], chosen) if with_title else (chosen,)
-            batch = self.tokenizer(*pairs, **options)
-            for position, row in enumerate(rows):
-                encoded[row] = {key: batch[key][position] for key in batch}
+            if with_title:
+                first = [self.prefix + titles[row] for row in rows]
+                batch = self._bare_tokenizer(first, chosen, **options)
+            else:
+                batch = self.tokenizer(chosen, **options)
+            for row, ids in zip(rows, _rows(batch), strict=True):
+                encoded[row] = ids
         return encoded
+
+    @cached_property
+    def _bare_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer without its prefix, which each of a pair would get."""
+        return with_prefix(self.tokenizer, "")
 
     def forward(self, batch: list[dict[str, list[int]]]) -> np.ndarray:
         """Vectors of one batch of token ids."""
@@ -105,23 +132,6 @@ class TextEncoder:
         return vectors
 
 
-def share_weights(folder: Path) -> None:
-    """Give weights that were just saved the permissions of the config.json beside them.
-
-    safetensors 0.8.0 makes files that their owner alone may read, whatever the umask. Delete when
-    it no longer does (safetensors/safetensors#782).
-    """
-    mode = (folder / "config.json").stat().st_mode & 0o777
-    for path in folder.glob("*.safetensors"):
-        path.chmod(mode)
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """A fast tokenizer as data, less the truncation and padding that its last call left in it."""
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no fast implementation. Save the tokenizer with a "
-            "tokenizer.json and load it again."
-        )
-    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in state.items() if key not in ("truncation", "padding")}
+def _rows(batch: Any) -> list[dict[str, list[int]]]:
+    """Token ids of a batch, text by text."""
+    return [{key: batch[key][row] for key in batch} for row in range(len(batch["input_ids"]))]

@@ -1,9 +1,12 @@
 """Answer a file of questions, and measure answers, retrieval, and the ceiling of both."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset
 from transformers.utils.logging import tqdm
 
@@ -11,7 +14,8 @@ from rag_finetune.data.collator import RagCollator
 from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.encoders.text_encoder import TextEncoder
-from rag_finetune.evaluation.measure import Evaluated, measure, warn_about_unknown_gold
+from rag_finetune.evaluation.measure import Evaluated, measure
+from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.retrieval import KS
 from rag_finetune.rag.checkpoint import Rag
@@ -25,6 +29,7 @@ from rag_finetune.rag.generation import (
     retrieve,
     tokenize_questions,
 )
+from rag_finetune.rag.scoring import score_passages
 from rag_finetune.retrieval.retriever import clamp_n_docs
 
 RETRIEVAL_DEPTH = max(KS)
@@ -59,7 +64,8 @@ def evaluate_rag(
 
     Args:
         rag: what `load_rag` gave, with its retriever.
-        questions: columns id, question, answers, positive_ids.
+        questions: columns id, question, answers, positive_ids, as from `load_questions`; gold
+            passages given as texts are looked up in the index.
         n_docs: passages that the generator reads; None for the model's own.
         batch_size: questions at a time.
         max_question_length: tokens of a question; the rest is cut.
@@ -71,13 +77,15 @@ def evaluate_rag(
         Metrics and predictions, in the order of the questions.
 
     Raises:
-        ValueError: the model was loaded without a retriever, or an argument is out of range.
+        ValueError: the model was loaded without a retriever, an argument is out of range, or no
+            question has an answer.
     """
     if rag.retriever is None:
         raise ValueError("Evaluation needs passages: load the model with its index.")
     require_batch_size(batch_size)
     require_columns(questions)
-    warn_about_unknown_gold(questions, rag.retriever.index)
+    require_answers(questions)
+    questions = resolve_positives(questions, rag.retriever.index)
     n_docs = rag.retriever.clamp(n_docs)
     check_question_lengths(rag, list(questions["question"]), max_question_length)
     rows = _length_sorted(questions)
@@ -102,8 +110,7 @@ def evaluate_rag(
             )
             bar.update(len(batch))
     ordered = [evaluated[row] for row in range(len(rows))]
-    corpus = rag.retriever.index
-    return Evaluation(measure(ordered, corpus, n_docs), [row.prediction() for row in ordered])
+    return _evaluation(ordered, rag.retriever.index, n_docs)
 
 
 def evaluate_retrieval(
@@ -119,7 +126,7 @@ def evaluate_retrieval(
     Args:
         encoder: the question encoder.
         index: the opened index.
-        questions: columns id, question, answers, positive_ids.
+        questions: as for `evaluate_rag`; their answers may be empty lists.
         n_docs: passages that a generator would read; recall is taken at it too, health over it.
         progress: show a bar.
 
@@ -127,20 +134,57 @@ def evaluate_retrieval(
         Retrieval metrics, and the passages of each question as predictions.
     """
     require_columns(questions)
-    warn_about_unknown_gold(questions, index)
+    index.warn_about_pooling(encoder.settings())
+    questions = resolve_positives(questions, index)
     n_docs = clamp_n_docs(n_docs, len(index))
     depth = min(max(RETRIEVAL_DEPTH, n_docs), len(index))
     label = "Encoding questions" if progress else ""
     vectors = encoder.encode(list(questions["question"]), progress=label)
     evaluated = []
     for start in range(0, len(questions), SEARCH_BLOCK):
-        scores, doc_ids = index.search(vectors[start : start + SEARCH_BLOCK], depth)
-        found = iter(index.passages_at(doc_ids))
-        for offset, row_scores in enumerate(scores.tolist()):
+        block = vectors[start : start + SEARCH_BLOCK]
+        _, doc_ids = index.search(block, depth)
+        gathered, embeds = index.gather(doc_ids)
+        found = iter(gathered)
+        for offset, row_scores in enumerate(_scores(block, embeds, doc_ids)):
             passages = [{**next(found), "score": score} for score in row_scores]
             example = questions[start + offset]
             evaluated.append(Evaluated(example, passages, row_scores[:n_docs]))
-    return Evaluation(measure(evaluated, index, n_docs), [row.prediction() for row in evaluated])
+    return _evaluation(evaluated, index, n_docs)
+
+
+def require_answers(questions: Dataset) -> None:
+    """Raise where answers cannot be measured, since no question has a gold one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if len(questions) and not any(questions["answers"][:]):
+        raise ValueError(
+            "None of the questions has an answer to compare with. Measure retrieval alone: "
+            "--retrieval_only, or evaluate_retrieval; or answer them: rag-finetune predict."
+        )
+
+
+def _scores(vectors: np.ndarray, embeds: np.ndarray, doc_ids: np.ndarray) -> list[list[float]]:
+    """Inner products with the passages found, as a model takes them: not the index's estimate."""
+    scores: list[list[float]] = score_passages(
+        torch.from_numpy(vectors), torch.from_numpy(embeds), torch.from_numpy(doc_ids)
+    ).tolist()
+    return scores
+
+
+def _evaluation(rows: Sequence[Evaluated], index: PassageIndex, n_docs: int) -> Evaluation:
+    """Every figure that the rows allow, and the predictions."""
+    bare = sum(not any(passage["id"] for passage in row.passages) for row in rows)
+    if bare:
+        warnings.warn(
+            f"{bare:,} of {len(rows):,} questions find no passage at all in {index.folder}, an "
+            f"approximate index ({index.manifest.faiss_factory}): it looks in too few places. They "
+            "are answered without evidence. Build it with other search parameters, or flat.",
+            stacklevel=3,
+        )
+    return Evaluation(measure(rows, index, n_docs), [row.prediction() for row in rows])
 
 
 def answer_batch(

@@ -1,12 +1,10 @@
 """What is known about each question, and every figure that it allows."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.health import retrieval_health
@@ -15,6 +13,7 @@ from rag_finetune.metrics.retrieval import (
     answers_in_corpus,
     gold_hits,
     has_answer,
+    ndcg_at_k,
     recall_at_k,
     retrieval_metrics,
 )
@@ -27,7 +26,7 @@ class Evaluated:
     """What is known about one question once it was answered.
 
     Attributes:
-        question: its row: id, question, answers, positive_ids.
+        question: its row: id, question, answers (empty where none is known), positive_ids.
         passages: every passage found, best first, with score; more than the generator read.
         doc_scores: inner products of the passages that the generator read, shape (n_docs,).
         answer: the best answer; None when only retrieval was measured.
@@ -88,28 +87,21 @@ def measure(
         ceiling: also go through the whole corpus for answer_in_corpus.
 
     Returns:
-        exact_match, f1, bleu, rouge1, rouge2, rougeL (with answers), recall@k and mrr@10 (over the
-        questions whose gold passages are known), answer_recall@k, answer_in_corpus (the ceiling:
-        share of questions whose answer some passage holds), the figures of retrieval health, loss
-        and n_examples.
+        exact_match, f1, bleu, rouge1, rouge2, rougeL (with a generator, over the questions whose
+        answers are known), recall@k, mrr@10 and ndcg@10 (over those whose gold passages are known),
+        answer_recall@k and answer_in_corpus (the ceiling: share of questions whose answer some
+        passage holds; over those with an answer other than the empty string), the figures of
+        retrieval health, loss, and n_examples, the number of all. What no question allows is
+        absent.
 
     Raises:
         ValueError: there are no rows.
     """
     if not evaluated:
         raise ValueError("There is no question to evaluate.")
-    golds = [row.question["answers"] for row in evaluated]
-    metrics: dict[str, float] = {}
-    if evaluated[0].answer is not None:
-        predictions = [row.answer.text for row in evaluated if row.answer is not None]
-        metrics |= load_text_metrics().compute(predictions=predictions, references=golds)
     ks = sorted({*KS, n_docs or KS[0]})
-    metrics |= _gold_metrics(evaluated, ks)
-    hits = [row.holds_answer() for row in evaluated]
-    metrics |= {f"answer_recall@{k}": recall_at_k(hits, k) for k in ks}
-    if ceiling:
-        present = answers_in_corpus(_corpus(index), golds)
-        metrics["answer_in_corpus"] = sum(present) / len(present)
+    metrics = _text_metrics(evaluated) | _gold_metrics(evaluated, ks)
+    metrics |= _answer_metrics(evaluated, ks, index if ceiling else None)
     metrics |= health(evaluated, index)
     losses = [row.loss for row in evaluated if row.loss is not None]
     if losses:
@@ -125,29 +117,48 @@ def health(evaluated: Sequence[Evaluated], index: PassageIndex) -> dict[str, flo
     return retrieval_health(retrieved, scores, len(index))
 
 
+def _text_metrics(evaluated: Sequence[Evaluated]) -> dict[str, float]:
+    """Figures of the answers over the questions whose gold answers are known."""
+    pairs = [
+        (row.answer.text, row.question["answers"])
+        for row in evaluated
+        if row.answer is not None and row.question["answers"]
+    ]
+    if not pairs:
+        return {}
+    predictions, references = map(list, zip(*pairs, strict=True))
+    metrics: dict[str, float] = load_text_metrics().compute(
+        predictions=predictions, references=references
+    )
+    return metrics
+
+
 def _gold_metrics(evaluated: Sequence[Evaluated], ks: Sequence[int]) -> dict[str, float]:
-    """recall@k and MRR over the questions whose gold passages are known; empty without any."""
+    """recall@k, MRR and nDCG over the questions whose gold passages are known."""
     known = [row for row in evaluated if row.question["positive_ids"]]
     if not known:
         return {}
     pairs = [[(p["id"], p["document_id"]) for p in row.passages] for row in known]
-    return retrieval_metrics(gold_hits(pairs, [r.question["positive_ids"] for r in known]), ks)
+    golds = [row.question["positive_ids"] for row in known]
+    return retrieval_metrics(gold_hits(pairs, golds), ks) | {"ndcg@10": ndcg_at_k(pairs, golds, 10)}
 
 
-def warn_about_unknown_gold(questions: Dataset, index: PassageIndex) -> None:
-    """Warn where gold ids are those of no passage: recall would be 0 and say nothing."""
-    wanted = {gold for golds in questions["positive_ids"] for gold in golds}
-    if not wanted:
-        return
-    for block in index.passages.select_columns(["id", "document_id"]).iter(batch_size=10_000):
-        wanted -= {*block["id"], *block["document_id"]}
-        if not wanted:
-            return
-    warnings.warn(
-        f"{len(wanted):,} positive_ids are neither the id nor the document_id of a passage of "
-        f"{index.folder}, such as {min(wanted)!r}: they count as not found.",
-        stacklevel=3,
-    )
+def _answer_metrics(
+    evaluated: Sequence[Evaluated], ks: Sequence[int], index: PassageIndex | None
+) -> dict[str, float]:
+    """answer_recall@k, and with an index its ceiling, over the questions that have an answer.
+
+    The empty string, the gold answer of an unanswerable question, is in no passage.
+    """
+    known = [row for row in evaluated if any(map(str.strip, row.question["answers"]))]
+    if not known:
+        return {}
+    hits = [row.holds_answer() for row in known]
+    metrics = {f"answer_recall@{k}": recall_at_k(hits, k) for k in ks}
+    if index is not None:
+        present = answers_in_corpus(_corpus(index), [row.question["answers"] for row in known])
+        metrics["answer_in_corpus"] = sum(present) / len(present)
+    return metrics
 
 
 def _corpus(index: PassageIndex) -> Iterable[str]:

@@ -1,7 +1,8 @@
 """What an index folder says about itself, and the checks that hold it to that."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from rag_finetune.files import describe, read_text, write_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+UNCHECKED = ("context_encoder/", FILE_NAME)
+LIBRARIES = ("transformers", "datasets", "faiss-cpu", "torch", "rag-finetune")
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,17 @@ class Manifest:
         n_passages: number of passages.
         n_documents: number of documents that they were cut from.
         passage_words: words a passage at most; 0 when documents are whole.
+        overlap: words that neighbouring passages of a document share.
+        dtype: what the encoder computed in; the vectors are float32 always.
+        index_type: the type that was asked for.
         faiss_factory: what FAISS calls this type of index.
         search_parameters: how it is searched; empty for an exact index.
         measured_recall: share of the exact nearest neighbours that a search finds.
         metric: always the inner product.
         format_version: of this folder's layout.
         library_versions: what built it.
+        file_sizes: bytes of each file that an index is opened from; empty where they were not
+            written down.
     """
 
     encoder: dict[str, Any]
@@ -36,12 +44,16 @@ class Manifest:
     n_passages: int
     n_documents: int
     passage_words: int
+    overlap: int = 0
+    dtype: str = "float32"
+    index_type: str = "flat"
     faiss_factory: str = "Flat"
     search_parameters: dict[str, Any] = field(default_factory=dict)
     measured_recall: float = 1.0
     metric: str = "inner_product"
     format_version: int = FORMAT_VERSION
     library_versions: dict[str, str] = field(default_factory=dict)
+    file_sizes: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the manifest into an index folder."""
@@ -53,7 +65,8 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: the folder or its manifest is missing.
-        ValueError: it is of a later format, or a key is missing or unknown.
+        ValueError: it is of a later format, a key is missing or unknown, or no object where one
+            is meant.
     """
     path = folder / FILE_NAME
     if not folder.is_dir():
@@ -69,16 +82,62 @@ def load_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected an object, found {describe(data)}.")
-    version = data.get("format_version")
-    if version != FORMAT_VERSION:
+    found = data.get("format_version")
+    if found != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: expected format_version {FORMAT_VERSION}, found {version}. "
+            f"{path}: expected format_version {FORMAT_VERSION}, found {found}. "
             "Build the index again with this version of rag-finetune."
         )
-    wrong = {f.name for f in fields(Manifest)} ^ set(data)
+    optional = {
+        f.name for f in fields(Manifest) if (f.default, f.default_factory) != 2 * (MISSING,)
+    }
+    wrong = ({f.name for f in fields(Manifest)} ^ set(data)) - (optional - set(data))
     if wrong:
         raise ValueError(f"{path}: missing or unknown keys: {', '.join(sorted(wrong))}.")
+    for name in ("encoder", "search_parameters", "library_versions", "file_sizes"):
+        if not isinstance(data.get(name, {}), dict):
+            raise ValueError(f'{path}: "{name}" must be an object, found {describe(data[name])}.')
     return Manifest(**data)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file that an index is opened from, by its path in the folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return {name: sizes[name] for name in sorted(sizes) if not name.startswith(UNCHECKED)}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of what builds an index; "unknown" for a package of another name."""
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "unknown"
+
+    return {name: of(name) for name in LIBRARIES}
+
+
+def require_sizes(folder: Path, sizes: dict[str, int]) -> None:
+    """Raise where a file of an index folder is missing, or is not as long as it was.
+
+    FAISS ends the process on some files that were cut, so this is found out before it reads one.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: one has another size.
+    """
+    for name, expected in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file. Build the index again.")
+        found = path.stat().st_size
+        if found != expected:
+            raise ValueError(
+                f"{path}: expected {expected:,} bytes, found {found:,}. The file was cut off or "
+                "replaced. Build the index again, or copy it again from where it is whole."
+            )
 
 
 def require_equal(folder: Path, what: str, expected: object, found: object, remedy: str) -> None:

@@ -1,17 +1,23 @@
 """The index folder, opened: search it, read its passages."""
 
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_from_disk
 
+from rag_finetune.index.corpus import COLUMNS
 from rag_finetune.index.dense import open_dense, search_dense
-from rag_finetune.index.manifest import load_manifest, require_equal
+from rag_finetune.index.manifest import load_manifest, require_equal, require_sizes
 
 PASSAGES = "passages"
 DENSE = "dense.faiss"
 CONTEXT_ENCODER = "context_encoder"
-COLUMNS = ("id", "document_id", "title", "text")
+# Types that hold the vectors as they are. "PCA64,Flat" ends so too, and does not.
+WHOLE_VECTORS = r"(IVF\d+(_HNSW\d*)?,|HNSW\d*,)?Flat|HNSW\d*"
 
 
 class PassageIndex:
@@ -34,7 +40,8 @@ class PassageIndex:
                 f"({self.manifest.fingerprint:.12}). Give the index that belongs to this model, "
                 "or build one with its context encoder."
             )
-        self._dense = open_dense(folder / DENSE)
+        require_sizes(folder, self.manifest.file_sizes)
+        self._dense = open_dense(folder / DENSE, self.manifest.search_parameters)
         self.passages = _open_passages(folder / PASSAGES)
         self._texts = self.passages.select_columns(list(COLUMNS)).with_format("arrow")
         self._vectors = self.passages.select_columns(["embeddings"]).with_format("arrow")
@@ -69,7 +76,33 @@ class PassageIndex:
         require_equal(
             self.folder, "dimension of a question", dimension, question_vectors.shape[1], remedy
         )
-        return search_dense(self._dense, question_vectors, k)
+        scores, rows = search_dense(self._dense, question_vectors, k)
+        if re.fullmatch(WHOLE_VECTORS, self.manifest.faiss_factory):
+            return scores, rows
+        return self._rescored(question_vectors, rows)  # what it holds gives estimates
+
+    def _rescored(self, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that a search found, by their inner products with the vectors as they were."""
+        exact = np.einsum("bd,bkd->bk", np.asarray(vectors, np.float32), self.vectors_at(rows))
+        scores = np.where(rows < 0, -np.inf, exact)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def warn_about_pooling(self, settings: Mapping[str, Any]) -> None:
+        """Warn where a question encoder makes its vectors in another way than the index's.
+
+        Args:
+            settings: of the question encoder, as `TextEncoder.settings()` gives them.
+        """
+        for key in ("pooling", "normalisation"):
+            found = self.manifest.encoder.get(key)
+            if settings[key] != found:
+                warnings.warn(
+                    f"{self.folder}: {key} of the question encoder is {settings[key]}, that of the "
+                    f"index {found}. Retrieval suffers unless the two were trained so: give "
+                    "--pooling and --normalize as they were for the index.",
+                    stacklevel=3,
+                )
 
     def gather(self, rows: np.ndarray) -> tuple[list[dict[str, str]], np.ndarray]:
         """Passages and vectors of many rows in one read.
@@ -125,8 +158,12 @@ def _open_passages(folder: Path) -> Dataset:
     """Map the passages of an index folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder. Build the index again.")
-    passages = load_from_disk(str(folder))
-    wanted = {"id", "document_id", "title", "text", "embeddings"}
+    try:
+        passages = load_from_disk(str(folder))
+    except (ValueError, OSError) as error:  # Arrow's errors are both
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: cannot be read ({reason}). Build the index again.") from error
+    wanted = {*COLUMNS, "embeddings"}
     if not isinstance(passages, Dataset) or wanted - set(passages.column_names):
         raise ValueError(f"{folder}: expected a dataset with columns {', '.join(sorted(wanted))}.")
     return passages

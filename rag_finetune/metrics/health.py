@@ -30,10 +30,10 @@ def retrieval_health(
         raise ValueError("retrieval_health needs at least one question, found none.")
     scores = np.asarray(doc_scores, dtype=np.float64)
     distinct = {passage for passages in retrieved for passage in passages if passage}
-    first = Counter(passages[0] for passages in retrieved)
+    first = Counter(passages[0] for passages in retrieved if passages[0])
     health = {
         "distinct_passages": len(distinct) / min(scores.size, n_passages),
-        "top1_frequency": first.most_common(1)[0][1] / len(retrieved),
+        "top1_frequency": max(first.values(), default=0) / len(retrieved),
     }
     if scores.shape[1] > 1:
         health["doc_entropy"] = float(_entropy(scores).mean()) / math.log(scores.shape[1])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
+from math import log2
 
 KS = (1, 5, 10, 20)
 
@@ -67,6 +68,47 @@ def mean_reciprocal_rank(hits: Sequence[Sequence[bool]], k: int = 10) -> float:
     _check_hits(hits, k)
     first_ranks = (next((i for i, hit in enumerate(flags[:k], 1) if hit), None) for flags in hits)
     return sum(1 / rank for rank in first_ranks if rank) / len(hits)
+
+
+def ndcg_at_k(
+    retrieved: Sequence[Sequence[tuple[str, str]]],
+    positive_ids: Sequence[Collection[str]],
+    k: int = 10,
+) -> float:
+    """Mean normalised discounted cumulative gain: were all gold passages found, and early?
+
+    A gold id gains 1 / log2(rank + 1) where it is first found, as a passage or as a piece of the
+    document that it names; further pieces of the same document gain nothing. The sum is divided by
+    that of a ranking that has the gold ids first.
+
+    Args:
+        retrieved: for each question pairs (id, document_id), best first; lengths may differ.
+        positive_ids: for each question the ids of its gold passages or documents, at least one.
+        k: how many passages count, at least 1.
+
+    Returns:
+        A fraction.
+
+    Raises:
+        ValueError: the two differ in length, there is no question, one has no gold id, or `k` is
+            below 1.
+
+    Source:
+        Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418, with gains of 0 and 1.
+    """
+    _check_lengths("retrieved", retrieved, "positive_ids", positive_ids)
+    _check_hits(retrieved, k)
+    if not all(positive_ids):
+        raise ValueError("positive_ids must name at least one gold passage a question, found none.")
+    total = 0.0
+    for passages, gold in zip(retrieved, positive_ids, strict=True):
+        missing = set(gold)
+        ideal = sum(1 / log2(rank + 1) for rank in range(1, min(len(missing), k) + 1))
+        for rank, names in enumerate(passages[:k], start=1):
+            if not missing.isdisjoint(names):
+                missing.difference_update(names)
+                total += 1 / log2(rank + 1) / ideal
+    return total / len(retrieved)
 
 
 def retrieval_metrics(hits: Sequence[Sequence[bool]], ks: Sequence[int] = KS) -> dict[str, float]:
@@ -238,7 +280,7 @@ def _check_lengths(name: str, values: Sequence, other_name: str, others: Sequenc
         )
 
 
-def _check_hits(hits: Sequence[Sequence[bool]], k: int) -> None:
+def _check_hits(hits: Sequence[Sequence], k: int) -> None:
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}. Write 1 for the best passage alone.")
     if not len(hits):

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,21 +15,25 @@ from transformers import (
     RagTokenizer,
 )
 
+from rag_finetune.encoders.dpr import scale_vectors
 from rag_finetune.encoders.load import load_question_encoder, require_source
+from rag_finetune.encoders.network import load_config, load_tokenizer
+from rag_finetune.encoders.pooled import PooledEncoder, require_scale
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import nearest, staged_folder
-from rag_finetune.index.build import require_vacant
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.index.work import require_vacant
 from rag_finetune.rag.checkpoint import (
     MODEL_TYPES,
-    relative_path,
     require_model_type,
     require_weights,
     save_rag,
     set_generation_config,
-    write_index_reference,
 )
+from rag_finetune.rag.reference import relative_path, write_index_reference
 from rag_finetune.retrieval.retriever import RagIndexRetriever
+
+NORMALISED_SCALE = 20.0  # inner products from −1 to 1 leave p(z|x) flat; from −20 to 20 they do not
 
 
 def assemble_rag(
@@ -42,11 +46,15 @@ def assemble_rag(
     n_docs: int = 5,
     max_combined_length: int = 300,
     generation: Mapping[str, Any] | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    question_prefix: str | None = None,
+    scale: float | None = None,
 ) -> Path:
     """Join a question encoder and a generator into a RAG checkpoint.
 
     Args:
-        question_encoder: folder or Hub name of a DPR question encoder.
+        question_encoder: folder or Hub name of a DPR question encoder, or of any BERT-like one.
         generator: folder or Hub name of a sequence-to-sequence model (BART, T5 and their kin).
         output_dir: the folder to make; must not exist or be empty.
         model_type: "rag_sequence" or "rag_token".
@@ -54,6 +62,11 @@ def assemble_rag(
         n_docs: passages a question.
         max_combined_length: tokens of passage and question together that the generator reads.
         generation: generation settings that replace the generator's own, such as num_beams.
+        pooling: of the question encoder; see `load_question_encoder`.
+        normalize: of the question encoder; see `load_question_encoder`.
+        question_prefix: what stands in front of every question; the generator reads it too.
+        scale: what vectors of questions are multiplied by, above 0; it sharpens p(z|x) and leaves
+            the ranking as it is. None: 20 for a normalised encoder that has no scale yet.
 
     Returns:
         The folder.
@@ -71,10 +84,15 @@ def assemble_rag(
     for name, value in (("n_docs", n_docs), ("max_combined_length", max_combined_length)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}.")
+    if scale is not None:
+        require_scale(scale)
     _require_known(generation or {})
-    encoder = load_question_encoder(question_encoder)
+    encoder = load_question_encoder(
+        question_encoder, pooling=pooling, normalize=normalize, prefix=question_prefix
+    )
+    _scale(encoder.model, scale)
     network = _load_generator(generator)
-    generator_tokenizer = AutoTokenizer.from_pretrained(generator)
+    generator_tokenizer = load_tokenizer(generator)
     _require_generator(generator, network, generator_tokenizer, max_combined_length)
     config = _rag_config(encoder, network, n_docs, max_combined_length)
     model = MODEL_TYPES[model_type](
@@ -85,11 +103,20 @@ def assemble_rag(
     tokenizer = RagTokenizer(encoder.tokenizer, generator_tokenizer)
     if index is not None:
         RagIndexRetriever(config, encoder.tokenizer, generator_tokenizer, index)  # checks the fit
+        index.warn_about_pooling(encoder.settings())
     with staged_folder(output_dir) as folder:
         save_rag(model, tokenizer, folder)
         if index is not None:
             write_index_reference(folder, index, relative_path(index.folder, output_dir))
     return output_dir
+
+
+def _scale(model: PreTrainedModel, scale: float | None) -> None:
+    """Scale the vectors of questions: as asked, or as p(z|x) of a normalised encoder needs it."""
+    if scale is not None:
+        scale_vectors(model, scale)
+    elif isinstance(model, PooledEncoder) and model.config.normalize and model.config.scale == 1:
+        scale_vectors(model, NORMALISED_SCALE)
 
 
 def _require_known(generation: Mapping[str, Any]) -> None:
@@ -126,7 +153,18 @@ def _rag_config(
 
 
 def _load_generator(name_or_path: str) -> Any:
-    """Load a sequence-to-sequence model in float32, refusing weights that do not fit."""
+    """Load a sequence-to-sequence model in float32, refusing weights that do not fit.
+
+    Raises:
+        ValueError: it is no sequence-to-sequence model, or weights are missing.
+    """
+    config = load_config(name_or_path)
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"{name_or_path}: expected a sequence-to-sequence generator, such as BART or T5, found "
+            f'model type "{config.model_type}". RAG models read the passages with an encoder of '
+            "the generator, which a decoder-only model does not have."
+        )
     model, info = AutoModelForSeq2SeqLM.from_pretrained(
         name_or_path, output_loading_info=True, dtype=torch.float32
     )

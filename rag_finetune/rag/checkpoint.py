@@ -1,6 +1,5 @@
 """Save and load a RAG model: one folder that can be moved."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,14 +15,22 @@ from transformers import (
     RagTokenizer,
 )
 
+from rag_finetune.encoders.conventions import naming_source
 from rag_finetune.encoders.load import require_source
-from rag_finetune.encoders.text_encoder import share_weights
-from rag_finetune.files import describe, read_text, staged_folder, write_json
+from rag_finetune.encoders.network import load_tokenizer
+from rag_finetune.encoders.pooled import register
+from rag_finetune.encoders.saving import save_network
+from rag_finetune.files import staged_folder
 from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.rag.index_choice import require_usable_index
+from rag_finetune.rag.reference import (
+    load_index_reference,
+    relative_path,
+    write_index_reference,
+)
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
 
 INDEX = "index"
-INDEX_REFERENCE = "rag_index.json"
 INDEX_MODES = ("copy", "link", "none")
 COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
 MODEL_TYPES: dict[str, Any] = {
@@ -59,8 +66,7 @@ def save_rag(model: Any, tokenizer: RagTokenizer, folder: Path) -> None:
         nested._name_or_path = ""
     staged = folder / f".partial-{os.getpid()}"
     try:
-        model.save_pretrained(staged)
-        share_weights(staged)
+        save_network(model, staged)
         model.rag.generator.generation_config.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         for entry in staged.iterdir():
@@ -92,10 +98,17 @@ def load_rag(
 
     Raises:
         FileNotFoundError: folder or index is missing; the message says which and what to do.
-        ValueError: the index does not belong to the model, or weights are missing.
+        ValueError: the index does not belong to the model, or weights or a tokenizer are missing.
     """
+    register()
+    if with_index and index is None:
+        require_usable_index(str(folder), None)
     config = _load_config(folder)
     model_class = _model_class(folder, config, model_type)
+    tokenizer = RagTokenizer(
+        load_tokenizer(folder, "question_encoder_tokenizer", config.question_encoder),
+        load_tokenizer(folder, "generator_tokenizer", config.generator),
+    )
     # 5.x loads in the checkpoint's dtype; training needs float32.
     model, info = model_class.from_pretrained(
         folder, config=config, output_loading_info=True, dtype=torch.float32
@@ -105,7 +118,6 @@ def load_rag(
     # num_beams and others are lost. Delete when it reads the file.
     settings = _load_generation_config(folder) or model.rag.generator.generation_config
     set_generation_config(model, settings)
-    tokenizer = RagTokenizer.from_pretrained(folder, config=config)
     retriever = None
     if with_index:
         opened = _open_for(Path(folder), index)
@@ -121,41 +133,6 @@ def set_generation_config(model: Any, settings: GenerationConfig) -> None:
     """Give both the RAG model and the generator within it the same generation settings."""
     model.generation_config = settings
     model.rag.generator.generation_config = settings
-
-
-def load_index_reference(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about its index: `index`, a relative path or None, `fingerprint`.
-
-    An empty dict when the folder holds no such file, as one from the Hub does not.
-    """
-    path = folder / INDEX_REFERENCE
-    if not path.is_file():
-        return {}
-    try:
-        reference: dict[str, Any] = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
-    if not isinstance(reference, dict):
-        raise ValueError(f"{path}: expected an object, found {describe(reference)}.")
-    return reference
-
-
-def write_index_reference(folder: Path, index: PassageIndex, path: str | None) -> None:
-    """Write down in a checkpoint where its index is and which encoder's vectors it must hold.
-
-    Args:
-        folder: the checkpoint.
-        index: the opened index.
-        path: its folder relative to the checkpoint; None when it is to be named on loading.
-    """
-    encoder = index.manifest.encoder
-    reference = {
-        "format_version": 1,
-        "index": path,
-        "fingerprint": index.manifest.fingerprint,
-        "context_encoder": {"name": encoder["name"], "revision": encoder["revision"]},
-    }
-    write_json(folder / INDEX_REFERENCE, reference)
 
 
 def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bool) -> None:
@@ -181,11 +158,6 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
         write_index_reference(folder, index, relative_path(index.folder, folder))
     else:
         write_index_reference(folder, index, None)
-
-
-def relative_path(target: Path, start: Path) -> str:
-    """The way from one folder to another, links followed: ".." leads out of where a link leads."""
-    return os.path.relpath(target.resolve(), start.resolve())
 
 
 def index_mode(index: PassageIndex, mode: str | None) -> str:
@@ -242,7 +214,7 @@ def _open_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageI
     return open_index(path, fingerprint)
 
 
-def _load_config(folder: str | Path) -> RagConfig:
+def _load_config(folder: str | Path) -> Any:
     """The configuration of a checkpoint; says what to do when it is that of another model."""
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(
@@ -250,7 +222,8 @@ def _load_config(folder: str | Path) -> RagConfig:
             "`rag-finetune assemble` or `rag-finetune train`."
         )
     require_source(folder)
-    config, _ = RagConfig.get_config_dict(folder)
+    with naming_source(str(folder)):
+        config, _ = RagConfig.get_config_dict(folder)
     if config.get("model_type") != "rag":
         raise ValueError(
             f'{folder}: expected a RAG checkpoint, found model type "{config.get("model_type")}". '

@@ -126,7 +126,7 @@ def _decode_rag_sequence(
         contexts.input_ids,
         attention_mask=contexts.attention_mask,
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
-        **{**generation, "num_return_sequences": per_passage},
+        **{**generation, **_lengths(model, generation), "num_return_sequences": per_passage},
     )
     found = _pad_after_end(model, found, generation).view(batch_size, n_docs, per_passage, -1)
     rows, sequences, found_by = _distinct(found, torch.isfinite(contexts.doc_scores))
@@ -266,19 +266,20 @@ def _pad_after_end(model: Any, sequences: Tensor, generation: dict[str, Any]) ->
     return torch.cat([sequences[:, :1], padded], dim=-1)
 
 
-def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int]:
-    """Length limits that RagToken's generate reads.
+def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int | None]:
+    """Limits on new tokens as limits on the length.
 
-    Transformers 5.23 ignores max_new_tokens and min_new_tokens there. The decoder starts from one
-    token, so a limit on new tokens is one less than a limit on the length.
+    Transformers 5.23 ignores the former in RagToken's generate, and elsewhere logs for each batch
+    that both are set where the model's settings hold the latter. The decoder starts from one token,
+    so a limit on new tokens is one less than a limit on the length.
     """
-    limits = {}
+    limits: dict[str, int | None] = {}
     for new, total in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
         value = generation.get(new)
         if value is None and total not in generation:
             value = getattr(_generation_config(model, generation), new)
         if value is not None:
-            limits[total] = value + 1
+            limits |= {total: value + 1, new: None}
     return limits
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils.logging import tqdm
 
 from rag_finetune.encoders.encode import evaluation_mode
+from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import Decoded, decode
 from rag_finetune.rag.scoring import Contexts, score_passages
@@ -97,7 +98,16 @@ def retrieve(
 def question_limit(rag: Rag, max_question_length: int) -> int:
     """Tokens of a question: max_question_length, at most what the question encoder can take."""
     positions: int = rag.model.config.question_encoder.max_position_embeddings
-    return min(max_question_length, positions)
+    return min(max_question_length, positions, rag.tokenizer.question_encoder.model_max_length)
+
+
+def question_encoder_of(rag: Rag, max_question_length: int = 128) -> TextEncoder:
+    """The question encoder of a RAG model, to encode questions without a generator."""
+    return TextEncoder(
+        rag.model.question_encoder,
+        rag.tokenizer.question_encoder,
+        question_limit(rag, max_question_length),
+    )
 
 
 def tokenize_questions(rag: Rag, questions: list[str], max_question_length: int) -> Any:

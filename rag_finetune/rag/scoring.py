@@ -19,7 +19,8 @@ class Contexts:
     Attributes:
         input_ids: shape (B·K, length).
         attention_mask: shape (B·K, length).
-        doc_scores: inner products of question and passage, shape (B, K) float32; −inf for none.
+        doc_scores: inner products of question and passage, shape (B, K) float32; −inf for none,
+            at least one of each row finite.
     """
 
     input_ids: Tensor
@@ -36,13 +37,18 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
         doc_ids: rows in the index, shape (B, K); −1 for no passage.
 
     Returns:
-        doc_scores, shape (B, K) float32, −inf where there is no passage.
+        doc_scores, shape (B, K) float32, −inf where there is no passage. Where there is none at
+        all, the first score is 0: p(z|x) is then 1 for an empty passage, and the generator answers
+        from the question alone.
     """
     # Under autocast the product would be bfloat16: off by 0.3 at a score of 105.
     with torch.autocast(question_hidden_states.device.type, enabled=False):
         embeds = doc_embeds.to(question_hidden_states.device, torch.float32)
         scores = (question_hidden_states.float().unsqueeze(1) * embeds).sum(-1)
-    return scores.masked_fill(doc_ids.to(scores.device) < 0, -torch.inf)
+    is_none = doc_ids.to(scores.device) < 0
+    is_first = torch.arange(scores.shape[1], device=scores.device) == 0
+    scores = scores.masked_fill(is_none, -torch.inf)
+    return scores.masked_fill(is_none.all(dim=1, keepdim=True) & is_first, 0.0)
 
 
 def encode_contexts(generator: Any, contexts: Contexts) -> Tensor:

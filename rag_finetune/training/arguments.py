@@ -139,6 +139,13 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             if value != default and value not in (None, "", []) and not hidden:
                 shown = "" if name == "hub_token" else f" {value}"
                 raise ValueError(f"--{name}{shown} cannot be used: {REFUSED[name]}.")
+        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+                raise ValueError(
+                    f"accelerate was told to use {name}, which cannot be used: validation and "
+                    "saving need every process to hold the whole model. Leave it out: accelerate "
+                    "launch --multi_gpu --num_processes N -m rag_finetune train …"
+                )
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: "
@@ -236,7 +243,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
         if self.n_gpu > 1:
             warnings.warn(
                 f"{self.n_gpu} GPUs are here, one is used. For all of them: accelerate launch "
-                f"--num_processes {self.n_gpu} -m rag_finetune train …",
+                f"--multi_gpu --num_processes {self.n_gpu} -m rag_finetune train …",
                 stacklevel=3,
             )
             self._n_gpu = 1

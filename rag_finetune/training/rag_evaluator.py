@@ -14,6 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from rag_finetune.data.qa import TrainingQuestions, require_columns
 from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, answer_batch
 from rag_finetune.evaluation.measure import Evaluated, measure
+from rag_finetune.index.gold import resolve_positives
+from rag_finetune.index.store import PassageIndex
 from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.metrics.health import collapse_warnings
 from rag_finetune.rag.checkpoint import Rag
@@ -46,12 +48,13 @@ class RagEvaluator(Seq2SeqTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # The Trainer would take the loader that it kept for the questions before these.
             vars(self).get("_eval_dataloaders", {}).pop("eval", None)
-            eval_dataset = as_questions(eval_dataset)
+            eval_dataset = as_questions(eval_dataset, self.retriever.index)
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Questions to predict."""
-        return super().get_test_dataloader(as_questions(test_dataset))  # type: ignore[arg-type]
+        questions = as_questions(test_dataset, self.retriever.index)
+        return super().get_test_dataloader(questions)  # type: ignore[arg-type]
 
     def prediction_step(
         self,
@@ -143,20 +146,21 @@ class RagEvaluator(Seq2SeqTrainer):
         )
 
 
-def as_questions(dataset: Any) -> TrainingQuestions:
-    """Questions to evaluate on: one item each, with its first answer as target."""
+def as_questions(dataset: Any, index: PassageIndex) -> TrainingQuestions:
+    """Questions to evaluate on: one item each, its first answer as target, its gold looked up."""
     if isinstance(dataset, TrainingQuestions):
         dataset = dataset.questions
     items: TrainingQuestions = as_items(dataset, "first", 0)
+    items.questions = resolve_positives(items.questions, index)
     return items
 
 
-def eval_sets(dataset: Any) -> dict[str, TrainingQuestions]:
+def eval_sets(dataset: Any, index: PassageIndex) -> dict[str, TrainingQuestions]:
     """Sets of questions to evaluate on by name; a single one has the name ""."""
     if dataset is None:
         return {}
     named = dataset if isinstance(dataset, Mapping) else {"": dataset}
-    return {name: as_questions(questions) for name, questions in named.items()}
+    return {name: as_questions(questions, index) for name, questions in named.items()}
 
 
 def as_items(dataset: Dataset | TrainingQuestions | None, target: str, seed: int) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainerState
 
+from rag_finetune.evaluation.plot import can_plot, plot_history
 from rag_finetune.files import write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag.checkpoint import INDEX, index_mode, place_index, save_rag
@@ -12,6 +13,7 @@ from rag_finetune.training.rag_evaluator import RagEvaluator
 from rag_finetune.training.setup import eval_loss_at, tied_names
 
 ARGUMENTS = "training_arguments.json"
+PICTURE = "training.png"
 
 
 class RagSaver(RagEvaluator):
@@ -39,12 +41,14 @@ class RagSaver(RagEvaluator):
         super()._issue_warnings_after_load(load_result)
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Write the finished model, the run's history, and last train_results.json.
+        """Write the finished model, the run's history and its picture, and last train_results.json.
 
         A folder that holds train_results.json is a finished one.
         """
         self.save_model()
         self.save_state()
+        if self.args.should_save and can_plot():
+            plot_history(self.state.log_history, Path(str(self.args.output_dir)) / PICTURE)
         best = {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
         known = {name: value for name, value in best.items() if value is not None}
         self.save_metrics("train", {**metrics, **known}, combined=False)

@@ -84,7 +84,7 @@ class RagTrainer(RagSaver):
             )
             args.without_evaluation()
         train_dataset = as_items(train_dataset, args.target, args.seed)
-        evaluated = eval_sets(eval_dataset)
+        evaluated = eval_sets(eval_dataset, rag.retriever.index)
         check_questions(rag, train_dataset, evaluated, args)
         self.sigterm = SaveOnSigterm()
         self._grad_norms: dict[str, float] = {}

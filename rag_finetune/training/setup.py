@@ -9,7 +9,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from rag_finetune.data.qa import TrainingQuestions
-from rag_finetune.evaluation.measure import Evaluated, warn_about_unknown_gold
+from rag_finetune.encoders.pooled import PooledEncoder
+from rag_finetune.evaluation.measure import Evaluated
 from rag_finetune.metrics.retrieval import KS
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import check_question_lengths, too_long
@@ -64,8 +65,6 @@ def check_questions(
     for items in ([] if train is None else [train], evaluated.values()):
         for questions in items:
             check_lengths(rag, questions, args)
-    for questions in evaluated.values():
-        warn_about_unknown_gold(questions.questions, rag.retriever.index)  # type: ignore[union-attr]
     if train is None or not evaluated or args.eval_strategy == "no":
         return
     metric = str(args.metric_for_best_model).removeprefix("eval_")
@@ -76,8 +75,8 @@ def check_questions(
     ]
     if metric not in reported:
         hint = ""
-        if "recall@" in metric or "mrr@" in metric:
-            hint = ' Those of retrieval need "positive_ids" in the validation questions.'
+        if metric.startswith(("recall@", "mrr@", "ndcg@")):
+            hint = " Those of retrieval need gold passages in the validation questions."
         names = ", ".join(sorted(reported))
         raise ValueError(f'metric_for_best_model must be one of {names}; found "{metric}".{hint}')
 
@@ -88,10 +87,11 @@ def reported_metrics(rag: Rag, items: TrainingQuestions, args: RagTrainingArgume
     ks = sorted({*KS, n_docs})
     names = ["loss", "distinct_passages", "top1_frequency", "n_examples"]
     names += ["doc_entropy"] if n_docs > 1 else []
-    names += [f"answer_recall@{k}" for k in ks]
+    if any(text.strip() for golds in items.questions["answers"][:] for text in golds):
+        names += [f"answer_recall@{k}" for k in ks]
     names += ANSWER_METRICS if args.predict_with_generate else []
-    if any(items.questions["positive_ids"]):
-        names += ["mrr@10", *(f"recall@{k}" for k in ks)]
+    if any(items.questions["positive_ids"][:]):
+        names += ["mrr@10", "ndcg@10", *(f"recall@{k}" for k in ks)]
     return names
 
 
@@ -131,10 +131,12 @@ def eval_loss_at(log_history: Sequence[Mapping[str, Any]], step: int | None) -> 
 def checkpointable(parts: Mapping[str, Any], trainable: Sequence[str]) -> list[Any]:
     """The trainable sub-models that can recompute activations.
 
-    Transformers 5.23 refuses it for the RAG wrapper and for DPR, not for the BERT within.
+    Transformers 5.23 refuses it for the RAG wrapper and for DPR, not for the network within.
     """
-    modules = {**parts, "question_encoder": parts["question_encoder"].question_encoder.bert_model}
-    return [modules[name] for name in trainable]
+    encoder = parts["question_encoder"]
+    pooled = isinstance(encoder, PooledEncoder)
+    within = encoder.inner if pooled else encoder.question_encoder.bert_model
+    return [{**parts, "question_encoder": within}[name] for name in trainable]
 
 
 def split_groups(

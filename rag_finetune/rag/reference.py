@@ -1,0 +1,61 @@
+"""rag_index.json: what a checkpoint writes down about its index."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rag_finetune.files import describe, read_text, write_json
+from rag_finetune.index.store import PassageIndex
+
+INDEX_REFERENCE = "rag_index.json"
+FORMAT_VERSION = 1
+
+
+def load_index_reference(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about its index: `index`, a relative path or None, `fingerprint`.
+
+    An empty dict when the folder holds no such file, as one from the Hub does not.
+
+    Raises:
+        ValueError: the file is damaged, or of another format.
+    """
+    path = folder / INDEX_REFERENCE
+    if not path.is_file():
+        return {}
+    try:
+        reference: dict[str, Any] = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+    if not isinstance(reference, dict):
+        raise ValueError(f"{path}: expected an object, found {describe(reference)}.")
+    version = reference.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: expected format_version {FORMAT_VERSION}, found {version}. Load the "
+            "checkpoint with the release of rag-finetune that wrote it, or assemble it again."
+        )
+    return reference
+
+
+def write_index_reference(folder: Path, index: PassageIndex, path: str | None) -> None:
+    """Write down in a checkpoint where its index is and which encoder's vectors it must hold.
+
+    Args:
+        folder: the checkpoint.
+        index: the opened index.
+        path: its folder relative to the checkpoint; None when it is to be named on loading.
+    """
+    encoder = index.manifest.encoder
+    reference = {
+        "format_version": FORMAT_VERSION,
+        "index": path,
+        "fingerprint": index.manifest.fingerprint,
+        "context_encoder": {"name": encoder["name"], "revision": encoder["revision"]},
+    }
+    write_json(folder / INDEX_REFERENCE, reference)
+
+
+def relative_path(target: Path, start: Path) -> str:
+    """The way from one folder to another, links followed: ".." leads out of where a link leads."""
+    return os.path.relpath(target.resolve(), start.resolve())
