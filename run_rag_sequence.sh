@@ -10,8 +10,8 @@
 # interrupted training goes on from its last checkpoint; remove a folder there to do its step again.
 # run_rag_token.sh is the same with RAG-Token. Variables, each with its default:
 #
-#   PASSAGES          the knowledge base: .tsv, .csv or .jsonl        data/tiny/passages.tsv
-#   TRAIN_FILE        questions to train on: .json or .jsonl          data/tiny/train.json
+#   PASSAGES          the knowledge base: a file or a folder          data/tiny/passages.tsv
+#   TRAIN_FILE        questions to train on                           data/tiny/train.json
 #   VALIDATION_FILE   questions that choose the best checkpoint       a part of TRAIN_FILE
 #   TEST_FILE         questions for the table of metrics              VALIDATION_FILE, else TRAIN_FILE
 #   QUESTION_ENCODER  folder or Hub name                              facebook/dpr-question_encoder-single-nq-base

@@ -18,7 +18,8 @@ from transformers import (
     RagTokenizer,
 )
 
-from rag_finetune.encoders.load import load_context_encoder
+from rag_finetune.encoders.dpr import scale_vectors
+from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
@@ -280,6 +281,15 @@ def test_a_normalised_encoder_is_scaled_and_keeps_that(tmp_path, sentence_parts,
         normalize=options.get("normalize", True),
     )
     assert torch.allclose(question_vectors(rag), expected, atol=1e-5 * expected.abs().max())
+
+
+def test_the_scale_that_an_encoder_was_saved_with_is_kept(tmp_path, sentence_parts):
+    encoder = load_question_encoder(sentence_parts["question_encoder"])
+    scale_vectors(encoder.model, 7.0)
+    encoder.save(tmp_path / "scaled")
+    parts = {**sentence_parts, "question_encoder": str(tmp_path / "scaled")}
+    rag = load_rag(assemble(parts, tmp_path / "assembled"), with_index=False)
+    assert rag.model.config.question_encoder.scale == 7
 
 
 @pytest.mark.parametrize("scale", [0.0, -20.0, float("nan")])

@@ -360,6 +360,11 @@ BAD = {
     "misspelt key in a recipe": Bad(
         recipe("lerning_rate: 3e-5\n"), ("recipe.yaml:1", "lerning_rate", "learning_rate")
     ),
+    "a list where a file was meant": Bad(
+        recipe("train_file: [a.json, b.json]\n"),
+        ("recipe.yaml", 'a list with "b.json"', "one value is meant"),
+        2,
+    ),
     "a recipe that is no YAML": Bad(recipe("a: [1\nb: 2\n"), ("recipe.yaml",)),
     "resume from nothing": Bad(
         damaged(lambda job: None, "--resume_from_checkpoint", "latest"), ("no whole checkpoint",)

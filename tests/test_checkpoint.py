@@ -528,6 +528,12 @@ def test_damaged_reference_to_the_index_is_an_error_that_names_it(bare, text, me
     assert load_rag(bare, with_index=False).retriever is None
 
 
+def test_a_checkpoint_that_the_hub_does_not_give_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="nobody/here: no such folder, nor to be had of the Hub"):
+        load_rag("nobody/here", with_index=False)
+
+
 @pytest.mark.parametrize("name", ["question_encoder_tokenizer", "generator_tokenizer"])
 def test_a_tokenizer_that_is_gone_is_named_not_made_up(bare, name):
     shutil.rmtree(bare / name)

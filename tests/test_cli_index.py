@@ -127,6 +127,17 @@ def test_what_cannot_work_fails_with_one_line_and_leaves_nothing(job, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_one_of_several_gpus_is_used_and_the_line_for_all_is_printed(
+    job, tmp_path, monkeypatch, count
+):
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: count)
+    said = ok(*index_words(job, tmp_path / "index")).out
+    line = "4 GPUs are here, one is used. For all of them: accelerate launch --multi_gpu "
+    assert (line + "--num_processes 4 -m rag_finetune index" in said) == (count == 4)
+    assert ("GPUs are here" in said) == (count == 4)
+
+
 def test_a_damaged_row_is_named_with_its_line(job, tmp_path):
     path = tmp_path / "damaged.jsonl"
     path.write_text('{"id": "a", "title": "t", "text": "x"}\n{"id": "b", "title": "t"}\n')

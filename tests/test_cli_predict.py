@@ -68,6 +68,19 @@ def test_json_jsonl_and_text_are_read_alike(tmp_path):
         assert [row["score"] for row in found] == [row["score"] for row in text]
 
 
+def test_every_question_of_a_benchmark_is_answered_and_its_answers_stay_out(tmp_path):
+    (tmp_path / "nq.tsv").write_text("what is the house of ada ?\t['red rome']\n")
+    [row] = read_questions(str(tmp_path / "nq.tsv"))
+    assert row[1] == "what is the house of ada ?"
+    asked = [
+        {"id": "1", "question": "who ?", "answers": [], "is_impossible": True},
+        {"id": "2", "question": "what ?", "answers": [{"text": "red"}]},
+    ]
+    article = {"title": "A", "paragraphs": [{"context": "a red house", "qas": asked}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [article]}))
+    assert read_questions(str(tmp_path / "squad.json")) == [("1", "who ?"), ("2", "what ?")]
+
+
 @pytest.mark.parametrize("text", ["a ?\nb ?\n", "\ufeffa ?\r\n\r\n  b ?  ", "a ?\n\nb ?"])
 def test_text_holds_one_question_a_line(tmp_path, monkeypatch, text):
     (tmp_path / "q.txt").write_bytes(text.encode("utf-8"))

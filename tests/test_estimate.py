@@ -38,6 +38,34 @@ def test_memory_grows_with_the_passages_only_where_the_index_is_made_in_memory()
     assert memory(10**9, "SQ8") > memory(10**8, "SQ8")
 
 
+@pytest.mark.parametrize(
+    ("factory", "each"),
+    [
+        ("Flat", 64),
+        ("SQ8", 16),
+        ("IVF64,SQ8", 16 + 16),
+        ("IVF64,PQ8np", 8 + 16),
+        ("HNSW32,Flat", 64 + 272),
+        ("HNSW32,SQ8", 16 + 272),
+        ("IVF64_HNSW32,Flat", 64 + 16),
+        ("SQ8,RFlat", 64),
+    ],
+)
+def test_disk_holds_of_each_vector_what_the_type_keeps(factory, each):
+    encoder = tiny_rag.context_encoder()
+    need = [estimate_need(encoder, count, 0, 1.0, factory).disk for count in (0, 1000)]
+    assert need[1] - need[0] == 1000 * (64 + each)  # the passages hold the whole vector
+
+
+def test_a_type_that_keeps_little_takes_the_memory_of_its_codes_and_of_what_it_learns_from():
+    encoder = tiny_rag.context_encoder()
+    counts = (2 * 10**9, 10**9)
+    more, less = (estimate_need(encoder, count, 0, 0.0, "SQ8").memory for count in counts)
+    assert more - less == 16 * 10**9
+    whole = estimate_need(encoder, 10**9, 0, 0.0, "SQ4").memory
+    assert whole - less == (64 - 16) * 10**9 - 64 * 100_000
+
+
 def test_too_little_disk_is_an_error_with_both_figures(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     require_disk(tmp_path, free // 2)

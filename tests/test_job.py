@@ -123,6 +123,29 @@ def test_a_finished_faiss_file_is_not_made_again(tmp_path, monkeypatch):
     assert tiny_rag.tiny_index(tmp_path / "index").manifest.faiss_factory == "Flat"
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"inp'])
+def test_a_damaged_record_of_the_faiss_file_is_no_record(tmp_path, monkeypatch, text):
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_with_vectors", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_rag.tiny_index(tmp_path / "index")
+    (tmp_path / ".index.building" / "dense.json").write_text(text)
+    (tmp_path / ".index.building" / "dense.faiss").write_text("not an index")
+    assert len(tiny_rag.tiny_index(tmp_path / "index")) == 20
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"key": 1}', b""])
+def test_a_damaged_plan_or_journal_is_none(tmp_path, encoded, content):
+    interrupted(tmp_path / "index", after=3)
+    work = tmp_path / ".index.building"
+    (work / "plan.json").write_bytes(content)
+    journal = (work / "journal-0.jsonl").read_text()
+    (work / "journal-0.jsonl").write_text(journal.replace("checksum", "crc", 1))
+    encoded.clear()
+    assert len(tiny_rag.tiny_index(tmp_path / "index")) == 20
+    assert len(encoded) == 3  # of five: the record of one block is none
+
+
 def test_a_block_that_was_spoilt_on_the_disk_is_encoded_again(tmp_path, encoded):
     interrupted(tmp_path / "index", after=4)
     path = tmp_path / ".index.building" / "vectors.f32"
@@ -215,10 +238,12 @@ def check_killed(seen: dict[str, object], kills: int) -> None:
     assert seen["left"] == []
 
 
+@pytest.mark.timeout(900)  # fifteen seconds, but on a machine that is busy otherwise
 def test_builds_killed_at_ten_random_moments_end_as_if_they_had_not_been(tmp_path):
     check_killed(kill_builds(tmp_path, 3000, 10, 0), 10)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_builds_killed_at_eighty_random_moments_end_as_if_they_had_not_been(tmp_path):
     check_killed(kill_builds(tmp_path, 3000, 80, 1), 80)

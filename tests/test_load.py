@@ -46,6 +46,12 @@ def test_a_name_that_the_hub_does_not_give_is_named(tmp_path, monkeypatch):
             load("nobody/here")
 
 
+def test_a_file_is_not_taken_for_a_misspelt_folder(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(NotADirectoryError, match=r"model\.bin: expected a folder or a Hub name"):
+        require_source(tmp_path / "model.bin")
+
+
 def test_a_tokenizer_that_pads_on_the_left_is_turned_round(tmp_path):
     folder = tiny_encoders.save_bare(tmp_path / "bare")
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

@@ -1,9 +1,11 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_encoders
 import tiny_rag
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2Model, T5Config, T5Model
 
@@ -16,6 +18,8 @@ from rag_finetune.encoders.network import (
     load_tokenizer,
     usable_positions,
 )
+from rag_finetune.rag.assemble import assemble_rag
+from rag_finetune.rag.checkpoint import load_rag
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,29 @@ from rag_finetune.encoders.network import (
 )
 def test_positions_that_padding_takes_are_not_usable(family, expected):
     assert usable_positions(tiny_encoders.network(family)) == expected
+
+
+@pytest.mark.parametrize("damage", ["truncate", "reshape"])
+def test_weights_that_cannot_be_read_are_an_error_that_names_their_folder(tmp_path, damage):
+    parts = tiny_rag.save_parts(tmp_path / "parts")
+    bare = tiny_encoders.save_bare(tmp_path / "bare")
+    assemble = partial(assemble_rag, bare, max_combined_length=40, pooling="mean")
+    rag = str(assemble(parts["generator"], tmp_path / "rag"))
+    loads = {
+        rag: partial(load_rag, with_index=False),
+        parts["generator"]: partial(assemble, output_dir=tmp_path / "other"),
+        parts["question_encoder"]: load_question_encoder,
+        bare: partial(load_question_encoder, pooling="mean"),
+    }
+    for folder, load in loads.items():
+        weights = Path(folder) / "model.safetensors"
+        if damage == "truncate":
+            weights.write_bytes(weights.read_bytes()[:200])
+        else:
+            tensors = {name: torch.zeros(3, 5) for name in load_file(weights)}
+            save_file(tensors, weights, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"^{folder}: its weights are damaged or do not fit"):
+            load(folder)
 
 
 @pytest.mark.parametrize("family", tiny_encoders.FAMILIES)

@@ -351,6 +351,12 @@ def test_repeated_contents_are_kept_with_one_warning_that_names_both_places(tmp_
     assert str(caught[0].message).startswith(start + places)
 
 
+def test_all_repeated_contents_are_counted_and_five_named(tmp_path):
+    path = write(tmp_path / "p.csv", "text\n" + "same\n" * 9)
+    with pytest.warns(UserWarning, match=r"^8 documents repeat .*:7 repeats [^,]*:2, …\. Delete"):
+        assert len(ids(path)) == 9
+
+
 def test_shared_hashes_are_neither_error_nor_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(repeats, "key_hash", len)
     path = write(tmp_path / "p.csv", "id,text\na,one\nb,two\nc,six\n")

@@ -11,6 +11,7 @@ import killed_builds
 import numpy as np
 import pytest
 import tiny_job
+from accelerate import PartialState
 from conftest import ROOT
 
 from rag_finetune.files import write_jsonl
@@ -106,3 +107,22 @@ def worker(launcher: int, rank: str) -> int:
         if parent == launcher and f"RANK={rank}" in settings:
             return int(entry.name)
     raise ProcessLookupError(rank)
+
+
+@pytest.fixture
+def nothing_joined():
+    """No process group, as in a fresh process; what other tests joined is put back."""
+    before = dict(PartialState._shared_state)
+    PartialState._shared_state.clear()
+    yield
+    PartialState._shared_state.clear()
+    PartialState._shared_state.update(before)
+
+
+@pytest.mark.parametrize("size", ["2", "two"])
+def test_a_stray_world_size_is_named(monkeypatch, nothing_joined, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=f"WORLD_SIZE is {size}, .* unset WORLD_SIZE"):
+        join_world()

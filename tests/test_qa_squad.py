@@ -91,6 +91,13 @@ def test_unanswerable_questions_are_left_out(nested):
         assert load_questions(nested)["id"][:] == ["a", "c", "d4", "4"]
 
 
+def test_a_question_with_an_empty_list_of_answers_is_unanswerable(tmp_path):
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(in_question(answers=[])), encoding="utf-8")
+    dataset = load_questions(path, keep_unanswerable=True)
+    assert dataset["answers"][:] == [["1880", "in 1880"], [""], ["液体"], [""], ["是"]]
+
+
 def test_every_paragraph_is_a_context_under_the_id_of_its_questions(nested):
     nobody = {"title": "Café society", "text": "Nobody asked."}
     assert list(iter_contexts(nested)) == [

@@ -123,6 +123,12 @@ def test_a_damaged_dataset_is_named(tmp_path, damage):
         read(folder)
 
 
+def test_a_dataset_without_rows_is_named(tmp_path):
+    Dataset.from_dict({"text": []}).save_to_disk(tmp_path / "p")
+    with pytest.raises(ValueError, match=r"/p: expected a folder .* \(it has no rows\)"):
+        read(tmp_path / "p")
+
+
 def test_a_dataset_with_a_format_gives_plain_values(tmp_path):
     Dataset.from_list([{"id": 1, "text": "a"}]).with_format("numpy").save_to_disk(tmp_path / "p")
     assert read(tmp_path / "p") == [(f"{tmp_path / 'p'}, row 0 (from 0)", {"id": 1, "text": "a"})]

@@ -87,11 +87,13 @@ def main(argv: list[str]) -> int:
         )
 
     from rag_finetune.encoders.load import load_context_encoder
+    from rag_finetune.encoders.prefix import with_prefix
     from rag_finetune.index.build import build_index
     from rag_finetune.index.processes import join_world
     from rag_finetune.index.work import require_target
 
     world = join_world()
+    _say_of_gpus(world.size)
     if world.is_main:
         require_target(Path(args.output_dir))
         _open_source(args, None)  # what is wrong with the paths shows before an encoder is loaded
@@ -104,7 +106,8 @@ def main(argv: list[str]) -> int:
     )
     network: Any = encoder.model
     network.to(world.device or best_device())
-    passages, locate = _open_source(args, encoder.tokenizer)
+    # Without the prefix, which would count as tokens of every piece.
+    passages, locate = _open_source(args, with_prefix(encoder.tokenizer, ""))
     with _notes_shown(args.debug):
         index = build_index(
             passages,
@@ -124,38 +127,39 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _say_of_gpus(processes: int) -> None:
+    """Print the line that uses all GPUs where one of several is used."""
+    import torch
+
+    count = torch.accelerator.device_count()
+    if count > 1 == processes:
+        print(
+            f"{count} GPUs are here, one is used. For all of them: accelerate launch --multi_gpu "
+            f"--num_processes {count} -m rag_finetune index …"
+        )
+
+
 def _open_source(
     args: argparse.Namespace, tokenizer: Any
 ) -> tuple[Iterator[dict[str, str]], Callable[[list[str]], Mapping[str, str]] | None]:
     """The passages, and what tells where a document stands; nothing is read yet."""
+    from rag_finetune.data.contexts import iter_context_passages
     from rag_finetune.data.passages import iter_passages, locate_documents
 
     if args.from_questions:
-        return _cut_contexts(args, tokenizer), None
+        contexts = iter_context_passages(
+            args.from_questions,
+            args.passage_words,
+            overlap=args.overlap,
+            tokenizer=tokenizer,
+            qa_format=args.qa_format,
+        )
+        return contexts, None
     named = {"passages_format": args.passages_format}
     passages = iter_passages(
         args.passages, args.passage_words, overlap=args.overlap, tokenizer=tokenizer, **named
     )
     return passages, functools.partial(locate_documents, args.passages, **named)
-
-
-def _cut_contexts(args: argparse.Namespace, tokenizer: Any) -> Iterator[dict[str, str]]:
-    """The passages that a file of questions brings along, cut like any other."""
-    from rag_finetune.data.cutting import check_cut, cut_text
-    from rag_finetune.data.qa_formats import iter_contexts
-    from rag_finetune.files import check_file
-
-    check_cut(args.passage_words, args.overlap, tokenizer)
-    check_file(args.from_questions)
-
-    def cut() -> Iterator[dict[str, str]]:
-        for context in iter_contexts(args.from_questions, args.qa_format):
-            pieces = cut_text(context["text"], args.passage_words, args.overlap, tokenizer)
-            for number, piece in enumerate(pieces, start=1):
-                own = context["id"] if len(pieces) == 1 else f"{context['id']}#{number}"
-                yield context | {"id": own, "document_id": context["id"], "text": piece}
-
-    return cut()
 
 
 @contextmanager

@@ -223,6 +223,7 @@ def parse(
     """
     namespace, rest = parser.parse_known_args(expand_config(argv, _recipe_keys(parser, ())))
     if rest:
+        _refuse_listed(parser, rest[0], argv)
         _refuse(parser, rest, extra_flags)
     return namespace
 
@@ -248,6 +249,7 @@ def parse_known(
     words = expand_config(argv, _recipe_keys(parser, extra_flags))
     namespace, rest = parser.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
+        _refuse_listed(parser, rest[0], argv)
         _refuse(parser, rest[:1], extra_flags)
     known = {_name(flag) for flag in extra_flags}
     flags = [word for word in rest if word.startswith("--")]
@@ -260,6 +262,13 @@ def parse_known(
 def _recipe_keys(parser: argparse.ArgumentParser, extra_flags: Collection[str]) -> list[str]:
     names = [flag.lstrip("-") for flag in (*parser._option_string_actions, *extra_flags)]
     return [name for name in names if _name(name) not in _NOT_IN_A_RECIPE]
+
+
+def _refuse_listed(parser: argparse.ArgumentParser, word: str, argv: Sequence[str]) -> None:
+    """Leave with a word of a recipe's list that no flag takes, if it is one."""
+    recipe, rest = split_config(argv)
+    if recipe is not None and word not in rest and not word.startswith("-"):
+        parser.error(f'{recipe}: found a list with "{word}" where one value is meant')
 
 
 def _refuse(

@@ -34,8 +34,8 @@ def make_predict_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--questions",
         required=True,
-        help="a file: .json or .jsonl with `question`, or text with one question a line; - is "
-        "stdin, one question a line",
+        help="a file: .json, .jsonl, .tsv or .csv as for `evaluate`, or text with one question a "
+        "line; - is stdin, one question a line",
     )
     add_decoding_flags(parser)
     parser.add_argument(
@@ -90,7 +90,8 @@ def read_questions(source: str) -> list[tuple[str, str]]:
     """Read ids and questions from a file, or from stdin for "-".
 
     Args:
-        source: a .json or .jsonl file, a text file with one question a line, or "-".
+        source: a file of questions that `load_questions` reads, a text file with one question a
+            line, or "-".
 
     Returns:
         Pairs of id and question; the id of a line of text is its row number, from 0.
@@ -99,10 +100,10 @@ def read_questions(source: str) -> list[tuple[str, str]]:
         ValueError: there is no question, or the file is damaged.
         OSError: the file cannot be read.
     """
-    if source.lower().endswith((".json", ".jsonl")):
+    if source.lower().endswith((".json", ".jsonl", ".tsv", ".csv")):
         from rag_finetune.data.qa import load_questions
 
-        rows = load_questions(source, need_answers=False)
+        rows = load_questions(source, need_answers=False, keep_unanswerable=True)
         return list(zip(rows["id"][:], rows["question"][:], strict=True))
 
     from rag_finetune.files import read_text

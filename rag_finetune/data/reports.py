@@ -26,7 +26,7 @@ EMPTY = Kind(
 EMPTY_FILE = Kind(
     "1 file has no text and was left out",
     "{count} files have no text and were left out",
-    "A scanned PDF has no text layer until OCR has added one.",
+    "A scanned PDF has no text layer until OCR has added one; delete other files without text.",
 )
 SKIPPED = Kind(
     "1 file was not read",

@@ -36,10 +36,13 @@ def require_source(name_or_path: str | Path) -> None:
     Raises:
         FileNotFoundError: it starts like a path, or is nearly the name of a folder beside it, and
             there is no such folder.
+        NotADirectoryError: it is a file.
     """
     path = Path(name_or_path)
     if path.is_dir():
         return
+    if path.is_file():
+        raise NotADirectoryError(f"{name_or_path}: expected a folder or a Hub name, found a file.")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     meant = nearest(path.name, beside)
     hint = f" Did you mean {path.parent / meant}?" if meant else ""

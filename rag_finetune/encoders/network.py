@@ -49,6 +49,26 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+@contextmanager
+def whole_weights(name: str) -> Iterator[None]:
+    """Raise one kind of error, with the name, for weights that are damaged or of other shapes.
+
+    Raises:
+        ValueError: the weights cannot be read, or do not fit config.json.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors has an error of its own; importing it would be a dependency.
+        if type(error).__name__ != "SafetensorError" and not isinstance(error, RuntimeError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{name}: its weights are damaged or do not fit its config.json ({reason}). Save or "
+            "download them again."
+        ) from error
+
+
 def load_config(name: str, subfolder: str = "") -> PreTrainedConfig:
     """Load the configuration of a network, of a kind that Transformers itself knows.
 
@@ -113,7 +133,7 @@ def load_dpr(name: str, role: Role, asked: Convention) -> PreTrainedModel:
             f"{name}: is a DPR model: its vectors are the first token's, not normalised. Leave "
             "--pooling and --normalize out."
         )
-    with quiet_loading():
+    with quiet_loading(), whole_weights(name):
         # 5.x loads in the checkpoint's dtype; vectors are float32.
         model, info = role.dpr_class.from_pretrained(
             name, output_loading_info=True, dtype=torch.float32
@@ -126,7 +146,7 @@ def load_dpr(name: str, role: Role, asked: Convention) -> PreTrainedModel:
 def load_pooled(name: str, role: Role, asked: Convention) -> PooledEncoder:
     """Load an encoder that was saved as a `PooledEncoder`; what was asked for replaces its own."""
     network: Any = PooledEncoder
-    with quiet_loading():
+    with quiet_loading(), whole_weights(name):
         model, info = network.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
     _require_weights(name, role, info)
     model.config.pooling = asked.pooling or model.config.pooling
@@ -151,7 +171,7 @@ def load_network(
     Raises:
         ValueError: its weights are those of another kind of network.
     """
-    with quiet_loading():
+    with quiet_loading(), whole_weights(name):
         inner, info = AutoModel.from_pretrained(
             name, subfolder=subfolder, output_loading_info=True, dtype=torch.float32
         )

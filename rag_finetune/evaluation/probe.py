@@ -140,7 +140,8 @@ def require_better_than_chance(
         f"{probe.depth}; the passages that other questions find hold it for {probe.chance:.0%}. "
         f"The index holds vectors of {index.manifest.encoder['name']}; this model needs those of "
         f"{right_encoder}. Build the index with it: rag-finetune index. If the encoder is "
-        "untrained, or training made it collapse, go on with --probe false."
+        "untrained, training made it collapse, or passages seldom hold the answers, go on with "
+        "--probe false."
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ class Block:
     checksum: int
     n_cut: int
     cut: list[str]
+
+
+FIELDS = {field.name for field in fields(Block)}
 
 
 class VectorFile:
@@ -112,7 +115,7 @@ class VectorFile:
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
                     record = _as_record(line)
-                    if record.pop("key", None) == self.key:
+                    if record.pop("key", None) == self.key and set(record) == FIELDS:
                         yield Block(**record)
 
 

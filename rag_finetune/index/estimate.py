@@ -1,11 +1,14 @@
 """What an index will take, told before the hours: disk and memory."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from rag_finetune.encoders.encode import TEXTS_PER_BLOCK, TOKENS_PER_BATCH
 from rag_finetune.encoders.text_encoder import TextEncoder
+from rag_finetune.index.dense import TRAIN_ROWS
+from rag_finetune.index.types import IVF_BYTES
 
 FLOAT_BYTES = 4
 LINK_BYTES = 8 * 32 + 16  # HNSW32
@@ -39,8 +42,7 @@ def estimate_need(
         Bytes of disk beyond what is used now, and bytes of memory in all.
     """
     vectors = FLOAT_BYTES * n_passages * encoder.dimension
-    # No other type is as large as HNSW, which adds links to the vectors.
-    dense = vectors + n_passages * (LINK_BYTES if "HNSW" in factory else 0)
+    dense = n_passages * _bytes_each(factory, encoder.dimension)
     weights = sum(p.numel() * p.element_size() for p in encoder.model.parameters())
     # The work folder's vectors, the passages with their vectors, the FAISS file.
     disk = round((1 - share_done) * vectors) + (text_bytes + vectors) + dense
@@ -48,8 +50,19 @@ def estimate_need(
     batch = TOKENS_PER_BATCH * width * ACTIVATIONS * FLOAT_BYTES
     block = TEXTS_PER_BLOCK * (encoder.dimension * FLOAT_BYTES * 2 + encoder.max_length * ID_BYTES)
     # Encoding is over before a FAISS index is made; only a flat one goes straight to the disk.
-    largest = max(batch + block, dense if factory != "Flat" else 0)
+    sample = min(vectors, TRAIN_ROWS * FLOAT_BYTES * encoder.dimension) if dense < vectors else 0
+    largest = max(batch + block, dense + sample if factory != "Flat" else 0)
     return Need(disk + (weights if encoder.local else 0), LIBRARIES + weights + largest)
+
+
+def _bytes_each(factory: str, dimension: int) -> int:
+    """Bytes that an index holds of a vector: the whole of it where the name tells no less."""
+    links = LINK_BYTES if re.match(r"HNSW", factory) else 0
+    lists = IVF_BYTES if "IVF" in factory else 0
+    code = re.fullmatch(r"(?:IVF\d+,|HNSW\d*,)?(?:SQ(8)|PQ(\d+)(?:np)?)", factory)
+    if not code:
+        return FLOAT_BYTES * dimension + links + lists
+    return (dimension if code[1] else int(code[2])) + links + lists
 
 
 def require_disk(folder: Path, need: int) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,9 +242,10 @@ class IndexJob:
         """Write the FAISS file, unless an earlier try has; what the manifest says of it."""
         record, inputs = self.work / DENSE_RECORD, [plan.key, self.index_type]
         if record.is_file() and (self.work / DENSE).is_file():
-            earlier: dict[str, Any] = json.loads(read_text(record))
-            if earlier["inputs"] == inputs:
-                return dict(earlier["dense"])
+            with suppress(ValueError, TypeError, KeyError):  # damaged, or of another version
+                earlier: dict[str, Any] = json.loads(read_text(record))
+                if earlier["inputs"] == inputs:
+                    return dict(earlier["dense"])
         record.unlink(missing_ok=True)
         dense = build_dense(vectors, self.work / DENSE, self.index_type, progress=self.shown)
         sync(self.work / DENSE)

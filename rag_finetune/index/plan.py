@@ -58,5 +58,5 @@ def load_plan(folder: Path) -> Plan | None:
     """The plan of a work folder; None where there is none, or one of another version of ours."""
     try:
         return Plan(**json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
-    except (FileNotFoundError, TypeError, json.JSONDecodeError):
+    except (FileNotFoundError, TypeError, ValueError):
         return None

@@ -47,10 +47,16 @@ def join_world() -> World:
     Raises:
         ValueError: the processes do not see each other; each would build an index of its own.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return World()
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    try:
+        launched = int(os.environ["WORLD_SIZE"])
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    except ValueError as error:
+        raise ValueError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process cannot join others "
+            f"({error}). Start them with accelerate launch, or unset WORLD_SIZE."
+        ) from error
     if state.num_processes != launched:
         raise ValueError(
             f"{launched} processes were started, but this one sees {state.num_processes}. Start "

@@ -17,7 +17,7 @@ from transformers import (
 
 from rag_finetune.encoders.dpr import scale_vectors
 from rag_finetune.encoders.load import load_question_encoder, require_source
-from rag_finetune.encoders.network import load_config, load_tokenizer
+from rag_finetune.encoders.network import load_config, load_tokenizer, whole_weights
 from rag_finetune.encoders.pooled import PooledEncoder, require_scale
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import nearest, staged_folder
@@ -165,9 +165,10 @@ def _load_generator(name_or_path: str) -> Any:
             f'model type "{config.model_type}". RAG models read the passages with an encoder of '
             "the generator, which a decoder-only model does not have."
         )
-    model, info = AutoModelForSeq2SeqLM.from_pretrained(
-        name_or_path, output_loading_info=True, dtype=torch.float32
-    )
+    with whole_weights(name_or_path):
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(
+            name_or_path, output_loading_info=True, dtype=torch.float32
+        )
     require_weights(name_or_path, info, "a generator")
     return model
 

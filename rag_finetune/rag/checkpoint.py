@@ -17,7 +17,7 @@ from transformers import (
 
 from rag_finetune.encoders.conventions import naming_source
 from rag_finetune.encoders.load import require_source
-from rag_finetune.encoders.network import load_tokenizer
+from rag_finetune.encoders.network import load_tokenizer, whole_weights
 from rag_finetune.encoders.pooled import register
 from rag_finetune.encoders.saving import save_network
 from rag_finetune.files import staged_folder
@@ -110,9 +110,10 @@ def load_rag(
         load_tokenizer(folder, "generator_tokenizer", config.generator),
     )
     # 5.x loads in the checkpoint's dtype; training needs float32.
-    model, info = model_class.from_pretrained(
-        folder, config=config, output_loading_info=True, dtype=torch.float32
-    )
+    with whole_weights(str(folder)):
+        model, info = model_class.from_pretrained(
+            folder, config=config, output_loading_info=True, dtype=torch.float32
+        )
     require_weights(str(folder), info, "a RAG model")
     # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's configuration:
     # num_beams and others are lost. Delete when it reads the file.
