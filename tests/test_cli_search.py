@@ -79,7 +79,7 @@ def test_an_encoder_of_another_dimension_is_refused(tmp_path):
     parts = tiny_rag.save_parts(tmp_path, width=32)
     words = ["--index", tiny_job() / "index", "--question_encoder", parts["question_encoder"]]
     error = error_of("search", ADA, *words)
-    assert "The question encoder does not belong to this index." in error
+    assert "expected 16, found 32. The index was encoded by context_encoder: " in error
 
 
 @pytest.mark.parametrize(

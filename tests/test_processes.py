@@ -11,7 +11,6 @@ import killed_builds
 import numpy as np
 import pytest
 import tiny_job
-from accelerate import PartialState
 from conftest import ROOT
 
 from rag_finetune.files import write_jsonl
@@ -109,20 +108,17 @@ def worker(launcher: int, rank: str) -> int:
     raise ProcessLookupError(rank)
 
 
-@pytest.fixture
-def nothing_joined():
-    """No process group, as in a fresh process; what other tests joined is put back."""
-    before = dict(PartialState._shared_state)
-    PartialState._shared_state.clear()
-    yield
-    PartialState._shared_state.clear()
-    PartialState._shared_state.update(before)
-
-
 @pytest.mark.parametrize("size", ["2", "two"])
-def test_a_stray_world_size_is_named(monkeypatch, nothing_joined, size):
-    monkeypatch.setenv("WORLD_SIZE", size)
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match=f"WORLD_SIZE is {size}, .* unset WORLD_SIZE"):
-        join_world()
+def test_a_stray_world_size_is_named(size):
+    # In a process of its own: joining sets variables that later tests would inherit.
+    code = "from rag_finetune.index.processes import join_world; join_world()"
+    alone = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in alone}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "WORLD_SIZE": size},
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ValueError: WORLD_SIZE is {size}, ") and "unset WORLD_SIZE" in last

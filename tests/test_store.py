@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from importlib import metadata
@@ -282,7 +283,10 @@ def test_nothing_found_stays_nothing_when_scores_are_taken_again(built):
 
 def test_a_question_encoder_pooled_in_another_way_is_warned_about(built, recwarn):
     index, settings = open_index(built), tiny_rag.context_encoder().settings()
-    index.warn_about_pooling(settings)
+    index.check_encoder(16, settings)
     assert not recwarn
     with pytest.warns(UserWarning, match="pooling of the question encoder is mean, .* index cls"):
-        index.warn_about_pooling({**settings, "pooling": "mean"})
+        index.check_encoder(16, {**settings, "pooling": "mean"})
+    message = f"expected 16, found 24. The index was encoded by {index.manifest.encoder['name']}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        index.check_encoder(24, settings)

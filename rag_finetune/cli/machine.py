@@ -28,7 +28,9 @@ def check_machine() -> Iterator[Finding]:
     threads = f"{threads_available()} processors"
     if torch is not None:
         threads += f", torch uses {torch.get_num_threads()}"
-    yield Finding("threads", f"{threads}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}")
+    yield Finding(
+        "threads", f"{threads}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}"
+    )
     yield memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"))
     yield from _disks()
     if torch is not None:

@@ -89,7 +89,7 @@ def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:
     if args.question_encoder:
         index = open_index(args.index)
         encoder = load_question_encoder(args.question_encoder, **of_encoder)
-        index.warn_about_pooling(encoder.settings())
+        index.check_encoder(encoder.dimension, encoder.settings())
         return encoder, index
     rag = load_rag(args.model_name_or_path, index=args.index)
     assert rag.retriever is not None  # load_rag gives one

@@ -117,7 +117,7 @@ class _Collected:
         if self.skipped:
             self._say(
                 f"{self.path}: {self.skipped:,} unanswerable questions were skipped. Keep them "
-                f"with keep_unanswerable, with the empty string as their gold answer."
+                f"with --keep_unanswerable, with the empty string as their gold answer."
             )
         if self.repeated:
             shown = ", ".join(self.repeated[:SHOWN]) + (", …" if self.repeated[SHOWN:] else "")

@@ -11,9 +11,7 @@ from urllib.parse import unquote
 from rag_finetune.data.json_rows import list_keys
 from rag_finetune.files import describe, nearest
 
-ANSWERLESS = (
-    "`train` needs answers; a file without them serves retriever training and evaluation only."
-)
+ANSWERLESS = "`train` needs answers; a file without them serves `evaluate --retrieval_only`."
 
 
 @dataclass

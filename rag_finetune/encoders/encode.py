@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
-TEXTS_PER_BLOCK = 2_048
+TEXTS_PER_BLOCK = 512  # what a crash loses at most; batches within hold little padding
 DTYPES = ("float32", "bfloat16")
 
 

@@ -134,7 +134,7 @@ def evaluate_retrieval(
         Retrieval metrics, and the passages of each question as predictions.
     """
     require_columns(questions)
-    index.warn_about_pooling(encoder.settings())
+    index.check_encoder(encoder.dimension, encoder.settings())
     questions = resolve_positives(questions, index)
     n_docs = clamp_n_docs(n_docs, len(index))
     depth = min(max(RETRIEVAL_DEPTH, n_docs), len(index))

@@ -124,8 +124,9 @@ class IndexJob:
             for done, (number, part) in enumerate(zip(share.tolist(), rows, strict=True), start=1):
                 self._encode_block(passages[part], number, vectors, bar.update)
                 if done == 1 and len(rows) > 1:
-                    rest = (time.monotonic() - start) * (len(rows) - 1)
-                    self._say(f"Encoding the other blocks takes about {format_seconds(rest)}.")
+                    rest = (time.monotonic() - start) * (total / (part.stop - part.start) - 1)
+                    if self.shown:  # above the bar, not behind it
+                        bar.write(f"Encoding the rest takes about {format_seconds(rest)}.")
 
     def check(self, plan: Plan, locate: Callable[[list[str]], Mapping[str, str]] | None) -> None:
         """See that every block is there, and warn of the passages that are too long.

@@ -88,12 +88,23 @@ class PassageIndex:
         order = np.argsort(-scores, axis=1, kind="stable")
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
-    def warn_about_pooling(self, settings: Mapping[str, Any]) -> None:
-        """Warn where a question encoder makes its vectors in another way than the index's.
+    def check_encoder(self, dimension: int, settings: Mapping[str, Any]) -> None:
+        """Refuse a question encoder of another dimension; warn of one that pools in another way.
 
         Args:
+            dimension: of a question's vector.
             settings: of the question encoder, as `TextEncoder.settings()` gives them.
+
+        Raises:
+            ValueError: the dimension is not the index's.
         """
+        remedy = (
+            f"The index was encoded by {self.manifest.encoder['name']}: give the question encoder "
+            "that belongs to it, or build another index."
+        )
+        require_equal(
+            self.folder, "dimension of a question", self.manifest.dimension, dimension, remedy
+        )
         for key in ("pooling", "normalisation"):
             found = self.manifest.encoder.get(key)
             if settings[key] != found:

@@ -103,7 +103,7 @@ def assemble_rag(
     tokenizer = RagTokenizer(encoder.tokenizer, generator_tokenizer)
     if index is not None:
         RagIndexRetriever(config, encoder.tokenizer, generator_tokenizer, index)  # checks the fit
-        index.warn_about_pooling(encoder.settings())
+        index.check_encoder(encoder.dimension, encoder.settings())
     with staged_folder(output_dir) as folder:
         save_rag(model, tokenizer, folder)
         if index is not None:
