@@ -18,6 +18,7 @@ COMMANDS = {
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
     "evaluate": "score a checkpoint on a file of questions",
+    "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
     "doctor": "show what is installed and what is known not to work",

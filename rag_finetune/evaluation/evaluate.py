@@ -1,7 +1,7 @@
 """Answer a file of questions, and measure answers, retrieval, and the ceiling of both."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,13 @@ from rag_finetune.rag.generation import (
     tokenize_questions,
 )
 from rag_finetune.rag.scoring import score_passages
-from rag_finetune.retrieval.retriever import clamp_n_docs
+from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
 
 RETRIEVAL_DEPTH = max(KS)
 SEARCH_BLOCK = 1024  # questions at a time, without a generator
+
+# Of a batch of questions and their tokens: its passages, and what the generator reads.
+Search = Callable[[list[str], Any], Retrieved]
 
 
 @dataclass
@@ -80,37 +83,24 @@ def evaluate_rag(
         ValueError: the model was loaded without a retriever, an argument is out of range, or no
             question has an answer.
     """
-    if rag.retriever is None:
-        raise ValueError("Evaluation needs passages: load the model with its index.")
-    require_batch_size(batch_size)
-    require_columns(questions)
-    require_answers(questions)
-    questions = resolve_positives(questions, rag.retriever.index)
-    n_docs = rag.retriever.clamp(n_docs)
-    check_question_lengths(rag, list(questions["question"]), max_question_length)
-    rows = _length_sorted(questions)
-    evaluated: dict[int, Evaluated] = {}
-    bar = tqdm(total=len(rows), desc="Evaluating", unit=" questions", disable=not progress)
-    with bar, evaluation_mode(rag.model):
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            examples = [questions[row] for row in batch]
-            texts = [example["question"] for example in examples]
-            tokens = tokenize_questions(rag, texts, max_question_length)
-            retrieved = retrieve(
-                rag.model,
-                rag.retriever,
-                tokens["input_ids"],
-                tokens["attention_mask"],
-                n_docs=n_docs,
-                depth=RETRIEVAL_DEPTH,
-            )
-            evaluated |= zip(
-                batch, answer_batch(rag, examples, retrieved, thorough, generation), strict=True
-            )
-            bar.update(len(batch))
-    ordered = [evaluated[row] for row in range(len(rows))]
-    return _evaluation(ordered, rag.retriever.index, n_docs)
+    retriever = require_retriever(rag)
+    n_docs = retriever.clamp(n_docs)
+
+    def search(texts: list[str], tokens: Any) -> Retrieved:
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        return retrieve(rag.model, retriever, ids, mask, n_docs=n_docs, depth=RETRIEVAL_DEPTH)
+
+    rows = answer_questions(
+        rag,
+        questions,
+        search,
+        batch_size=batch_size,
+        max_question_length=max_question_length,
+        thorough=thorough,
+        progress=progress,
+        **generation,
+    )
+    return evaluation_of(rows, retriever.index, n_docs)
 
 
 def evaluate_retrieval(
@@ -150,7 +140,67 @@ def evaluate_retrieval(
             passages = [{**next(found), "score": score} for score in row_scores]
             example = questions[start + offset]
             evaluated.append(Evaluated(example, passages, row_scores[:n_docs]))
-    return _evaluation(evaluated, index, n_docs)
+    return evaluation_of(evaluated, index, n_docs)
+
+
+def answer_questions(
+    rag: Rag,
+    questions: Dataset,
+    search: Search,
+    *,
+    batch_size: int = 8,
+    max_question_length: int = 128,
+    thorough: bool = True,
+    progress: bool = False,
+    **generation: Any,
+) -> list[Evaluated]:
+    """Answer questions from the passages that a search finds, whatever the search is.
+
+    Args:
+        rag: what `load_rag` gave, with its retriever.
+        questions: as for `evaluate_rag`.
+        search: gives the passages of a batch: of its questions, and of their tokens.
+        batch_size: see `evaluate_rag`, as for what follows.
+        max_question_length: tokens of a question; the rest is cut.
+        thorough: RAG-Sequence only: score each candidate under every passage.
+        progress: show a bar.
+        **generation: anything `generate` takes.
+
+    Returns:
+        What is known about each question, in their order.
+
+    Raises:
+        ValueError: as for `evaluate_rag`.
+    """
+    require_batch_size(batch_size)
+    require_columns(questions)
+    require_answers(questions)
+    questions = resolve_positives(questions, require_retriever(rag).index)
+    check_question_lengths(rag, list(questions["question"]), max_question_length)
+    rows = _length_sorted(questions)
+    evaluated: dict[int, Evaluated] = {}
+    bar = tqdm(total=len(rows), desc="Evaluating", unit=" questions", disable=not progress)
+    with bar, evaluation_mode(rag.model):
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            examples = [questions[row] for row in batch]
+            texts = [example["question"] for example in examples]
+            retrieved = search(texts, tokenize_questions(rag, texts, max_question_length))
+            answered = answer_batch(rag, examples, retrieved, thorough, generation)
+            evaluated |= zip(batch, answered, strict=True)
+            bar.update(len(batch))
+    return [evaluated[row] for row in range(len(rows))]
+
+
+def require_retriever(rag: Rag) -> RagIndexRetriever:
+    """The retriever of a model.
+
+    Raises:
+        ValueError: it was loaded without one.
+    """
+    if rag.retriever is None:
+        raise ValueError("Evaluation needs passages: load the model with its index.")
+    return rag.retriever
 
 
 def require_answers(questions: Dataset) -> None:
@@ -174,7 +224,7 @@ def _scores(vectors: np.ndarray, embeds: np.ndarray, doc_ids: np.ndarray) -> lis
     return scores
 
 
-def _evaluation(rows: Sequence[Evaluated], index: PassageIndex, n_docs: int) -> Evaluation:
+def evaluation_of(rows: Sequence[Evaluated], index: PassageIndex, n_docs: int) -> Evaluation:
     """Every figure that the rows allow, and the predictions."""
     bare = sum(not any(passage["id"] for passage in row.passages) for row in rows)
     if bare:

@@ -73,8 +73,8 @@ class Evaluated:
 
 def measure(
     evaluated: Sequence[Evaluated],
-    index: PassageIndex,
-    n_docs: int | None,
+    index: PassageIndex | None,
+    n_docs: int | None = None,
     *,
     ceiling: bool = True,
 ) -> dict[str, float]:
@@ -82,7 +82,7 @@ def measure(
 
     Args:
         evaluated: the rows, at least one.
-        index: what was searched.
+        index: what was searched; None where nothing was, and there is no figure of retrieval.
         n_docs: passages that the generator read; None without a generator.
         ceiling: also go through the whole corpus for answer_in_corpus.
 
@@ -99,10 +99,12 @@ def measure(
     """
     if not evaluated:
         raise ValueError("There is no question to evaluate.")
-    ks = sorted({*KS, n_docs or KS[0]})
-    metrics = _text_metrics(evaluated) | _gold_metrics(evaluated, ks)
-    metrics |= _answer_metrics(evaluated, ks, index if ceiling else None)
-    metrics |= health(evaluated, index)
+    metrics = _text_metrics(evaluated)
+    if index is not None:
+        ks = sorted({*KS, n_docs or KS[0]})
+        metrics |= _gold_metrics(evaluated, ks)
+        metrics |= _answer_metrics(evaluated, ks, index if ceiling else None)
+        metrics |= health(evaluated, index)
     losses = [row.loss for row in evaluated if row.loss is not None]
     if losses:
         metrics["loss"] = float(np.mean(losses))

@@ -4,16 +4,19 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rag_finetune.evaluation.evaluate import Evaluation
 from rag_finetune.files import read_text, write_json, write_jsonl
+
+if TYPE_CHECKING:
+    from rag_finetune.evaluation.evaluate import Evaluation
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
 NOT_FRACTIONS = ("bleu", "loss", "doc_entropy")
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
+def save_evaluation(evaluation: "Evaluation", folder: Path) -> None:
     """Write predictions.jsonl, then metrics.json, into a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / PREDICTIONS, evaluation.predictions)

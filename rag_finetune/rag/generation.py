@@ -81,18 +81,38 @@ def retrieve(
     for found, row in zip(passages, scores.tolist(), strict=True):
         for passage, score in zip(found, row, strict=True):
             passage["score"] = score
+    read = [found[:n_docs] for found in passages]
+    contexts = write_contexts(model, retriever, input_ids, read, scores[:, :n_docs])
+    return Retrieved(contexts, passages)
+
+
+def write_contexts(
+    model: Any,
+    retriever: RagIndexRetriever,
+    input_ids: Tensor,
+    passages: Sequence[list[dict[str, Any]]],
+    doc_scores: Tensor,
+) -> Contexts:
+    """What the generator reads of passages, wherever they were found.
+
+    Args:
+        model: a RAG model.
+        retriever: its retriever, which is not asked to search.
+        input_ids: token ids of the questions, shape (B, length).
+        passages: title and text of K passages for each.
+        doc_scores: what p(z|x) is the softmax of, shape (B, K).
+    """
     context_input_ids, context_attention_mask = retriever.postprocess_docs(
-        [doc_lists(found[:n_docs]) for found in passages],
+        [doc_lists(found) for found in passages],
         retriever.question_texts(input_ids),
         getattr(model.config.generator, "prefix", None),
-        n_docs,
+        doc_scores.shape[1],
         return_tensors="pt",
     )
     device = input_ids.device
-    contexts = Contexts(
-        context_input_ids.to(device), context_attention_mask.to(device), scores[:, :n_docs]
+    return Contexts(
+        context_input_ids.to(device), context_attention_mask.to(device), doc_scores.to(device)
     )
-    return Retrieved(contexts, passages)
 
 
 def question_limit(rag: Rag, max_question_length: int) -> int:

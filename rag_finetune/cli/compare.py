@@ -1,0 +1,204 @@
+"""`rag-finetune compare`: a fine-tuned model, its start, and baselines → one table."""
+
+import argparse
+import functools
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_decoding_flags,
+    add_question_flags,
+    best_device,
+    decoding_options,
+)
+from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.evaluation.compare import (
+    EXAMPLES,
+    INPUTS,
+    ROWS,
+    check_inputs,
+    comparison_table,
+    examples,
+    fill,
+    missing_rows,
+)
+from rag_finetune.files import check_file
+from rag_finetune.rag.index_choice import require_usable_index
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from rag_finetune.evaluation.evaluate import Evaluation
+    from rag_finetune.rag.checkpoint import Rag
+
+EPILOG = """\
+The rows: always the most frequent training answer; the fine-tuned generator without passages
+(closed book); the starting generator with the passages of BM25; the starting model; the fine-tuned
+model. What is in --output_dir is not evaluated again.
+"""
+
+
+def make_compare_parser() -> argparse.ArgumentParser:
+    """The flags of `compare`."""
+    parser = make_parser(
+        "compare", "Hold a fine-tuned model against its start and against baselines.", EPILOG
+    )
+    parser.add_argument("--model_name_or_path", required=True, help=f"fine-tuned: {CHECKPOINT}")
+    parser.add_argument("--starting_model", required=True, help="what it was fine-tuned from")
+    parser.add_argument("--index", help="index folder of both; default: each checkpoint's own")
+    parser.add_argument("--train_file", required=True, help="questions that were trained on")
+    parser.add_argument(
+        "--eval_files", nargs="+", required=True, metavar="FILE", help="questions to evaluate on"
+    )
+    add_question_flags(parser)
+    parser.add_argument(
+        "--kind_pattern",
+        metavar="REGEX",
+        help="what it finds in a question's id is the question's kind (its first group, if it has "
+        "one), for the most frequent answer of each kind; default: all are of one",
+    )
+    parser.add_argument(
+        "--output_dir", required=True, help="for the metrics and predictions of every row"
+    )
+    add_decoding_flags(parser)
+    add_bool(parser, "overwrite", False, "remove the comparison that --output_dir holds first")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    parser = make_compare_parser()
+    args = parse(parser, argv)
+    sets = {Path(file).stem: file for file in args.eval_files}
+    if len(sets) < len(args.eval_files):
+        parser.error("--eval_files must have different names: results are kept under them")
+    for file in (args.train_file, *args.eval_files):
+        check_file(file)
+    kind_of = _kinds(args.kind_pattern)
+    options = decoding_options(args)
+    for model in (args.model_name_or_path, args.starting_model):
+        require_usable_index(model, args.index)
+    folder = Path(args.output_dir)
+    _require_room(folder)
+    if args.overwrite:
+        _remove(folder)
+    check_inputs(folder, _inputs(args, options))
+    if missing_rows(folder, list(sets), list(ROWS)):
+        fill(folder, list(sets), _evaluators(args, sets, kind_of, options))
+        print()
+    print(comparison_table(folder, list(sets), list(ROWS)))
+    first = next(iter(sets))
+    print(f"\n{EXAMPLES} questions of {first}, answered by the fine-tuned model; before each")
+    print("passage its share in the answer, p(passage | question, answer):\n")
+    print(examples(folder, first))
+    print(f"\nWritten to {folder}: SET/ROW/metrics.json and predictions.jsonl.")
+    return 0
+
+
+def _kinds(pattern: str | None) -> Callable[[str], str]:
+    """The kind of a question by its id.
+
+    Raises:
+        ValueError: the pattern is no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern or r"\A()")
+    except re.error as error:
+        raise ValueError(
+            f'--kind_pattern "{pattern}": not a regular expression: {error}.'
+        ) from error
+
+    def kind_of(id: str) -> str:
+        found = compiled.search(id)
+        return "" if found is None else found[min(1, compiled.groups)] or ""
+
+    return kind_of
+
+
+def _remove(folder: Path) -> None:
+    """Remove the results of a comparison, and nothing else that may stand beside them."""
+    if (folder / INPUTS).is_file():
+        for row in ROWS:
+            for results in folder.glob(f"*/{row}"):
+                shutil.rmtree(results)
+        (folder / INPUTS).unlink()
+
+
+def _require_room(folder: Path) -> None:
+    """Raise where results would be mixed with something else.
+
+    Raises:
+        FileExistsError: the folder holds something that is no comparison.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INPUTS).is_file():
+        raise FileExistsError(
+            f"{folder}: is not empty and holds no comparison. Choose another --output_dir."
+        )
+
+
+def _inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the figures depend on; a checkpoint by its name and when it was written."""
+    names = ("train_file", "eval_files", "kind_pattern", "qa_format", "keep_unanswerable", "index")
+    inputs = {f"--{name}": getattr(args, name) for name in names}
+    for name in ("model_name_or_path", "starting_model"):
+        config = Path(getattr(args, name)) / "config.json"
+        written = config.stat().st_mtime_ns if config.is_file() else None
+        inputs[f"--{name}"] = [getattr(args, name), written]
+    return inputs | {f"--{name}": value for name, value in options.items()}
+
+
+def _evaluators(
+    args: argparse.Namespace,
+    sets: Mapping[str, str],
+    kind_of: Callable[[str], str],
+    options: dict[str, Any],
+) -> dict[str, "Callable[[str], Evaluation]"]:
+    """How each row is evaluated; models and questions are loaded when they are first needed."""
+    from rag_finetune.data.qa import load_questions
+    from rag_finetune.evaluation.baselines import (
+        evaluate_closed_book,
+        evaluate_lexical,
+        evaluate_most_frequent,
+        require_bm25,
+    )
+    from rag_finetune.evaluation.evaluate import evaluate_rag
+    from rag_finetune.rag.checkpoint import load_rag
+
+    require_bm25()
+
+    @functools.cache
+    def load(name: str) -> "Rag":
+        rag = load_rag(name, index=args.index)
+        rag.model.to(best_device())
+        return rag
+
+    @functools.cache
+    def questions(file: str) -> "Dataset":
+        return load_questions(
+            file, qa_format=args.qa_format, keep_unanswerable=args.keep_unanswerable
+        )
+
+    def by(evaluate: "Callable[..., Evaluation]", model: str) -> "Callable[[str], Evaluation]":
+        shown = {**options, "progress": True}
+        return lambda name: evaluate(load(model), questions(sets[name]), **shown)
+
+    def closed_book(rag: "Rag", asked: "Dataset", **shown: Any) -> "Evaluation":
+        del shown["n_docs"]
+        return evaluate_closed_book(rag, asked, **shown)
+
+    before, after = args.starting_model, args.model_name_or_path
+    return {
+        "most_frequent": lambda name: evaluate_most_frequent(
+            questions(args.train_file), questions(sets[name]), kind_of
+        ),
+        "closed_book": by(closed_book, after),
+        "bm25": by(evaluate_lexical, before),
+        "starting": by(evaluate_rag, before),
+        "fine_tuned": by(evaluate_rag, after),
+    }

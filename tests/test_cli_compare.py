@@ -1,0 +1,120 @@
+"""`rag-finetune compare`, run in this process."""
+
+import json
+import os
+import shutil
+
+import pytest
+from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+
+from rag_finetune.cli.compare import _kinds
+from rag_finetune.evaluation.compare import ROWS
+
+
+def compare_words(output, *more):
+    job = tiny_job()
+    words = ["--model_name_or_path", learnt_checkpoint(), "--starting_model", learnt_checkpoint()]
+    words += ["--train_file", job / "train.json", "--output_dir", output]
+    if "--eval_files" not in more:
+        words += ["--eval_files", job / "train.json"]
+    return ["compare", *map(str, [*words, *more])]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison of two sets; leave it as it is."""
+    folder = tmp_path_factory.mktemp("compared")
+    shutil.copy(tiny_job() / "train.json", folder / "other.json")
+    files = ["--eval_files", tiny_job() / "train.json", folder / "other.json"]
+    done = ok(*compare_words(folder / "out", *files))
+    return folder, files, done
+
+
+def test_every_row_of_every_set_leaves_metrics_and_predictions(compared):
+    folder, _, done = compared
+    names = ("metrics.json", "predictions.jsonl")
+    expected = {f"{s}/{row}/{n}" for s in ("train", "other") for row in ROWS for n in names}
+    assert files_under(folder / "out") == expected | {"inputs.json"}
+    read = {
+        row: json.loads((folder / "out/train" / row / "metrics.json").read_text()) for row in ROWS
+    }
+    assert read["fine_tuned"] == read["starting"]  # the same checkpoint
+    assert read["fine_tuned"]["exact_match"] >= 0.8
+    assert 0 < read["most_frequent"]["exact_match"] < 0.5
+    assert "recall@1" not in read["closed_book"]
+    assert read["bm25"]["recall@1"] == 1.0
+    assert "other: fine-tuned …" in done.out
+    assert "train (20 questions)" in done.out and "other (20 questions)" in done.out
+    assert done.out.count("    answer: ") == 5
+
+
+def test_a_second_time_the_same_table_comes_without_a_model(compared, monkeypatch):
+    folder, files, first = compared
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    again = ok(*compare_words(folder / "out", *files))
+    assert first.out.endswith(again.out)
+
+
+def test_other_flags_are_refused_or_replace_what_is_there(tmp_path):
+    words = ["--max_new_tokens", "2"]
+    ok(*compare_words(tmp_path / "out", *words))
+    (tmp_path / "out/mine.txt").write_text("kept")
+    message = error_of(*compare_words(tmp_path / "out", "--max_new_tokens", "3"))
+    assert "holds a comparison of other inputs; --max_new_tokens differ" in message
+    ok(*compare_words(tmp_path / "out", "--max_new_tokens", "3", "--overwrite"))
+    assert "--max_new_tokens" in (tmp_path / "out/inputs.json").read_text()
+    assert (tmp_path / "out/mine.txt").read_text() == "kept"
+
+
+def test_a_model_that_was_trained_anew_is_other_inputs(tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(learnt_checkpoint(), copy)
+    words = ["--model_name_or_path", copy, "--max_new_tokens", "2"]
+    ok(*compare_words(tmp_path / "out", *words))
+    os.utime(copy / "config.json", (1, 1))
+    assert "--model_name_or_path differ" in error_of(*compare_words(tmp_path / "out", *words))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    for more in ([], ["--overwrite"]):
+        message = error_of(*compare_words(tmp_path, *more))
+        assert "is not empty and holds no comparison" in message
+    assert "is a file" in error_of(*compare_words(tmp_path / "mine.txt"))
+    assert files_under(tmp_path) == {"mine.txt"}
+
+
+def test_two_files_of_one_name_are_wrong_usage(tmp_path):
+    shutil.copy(tiny_job() / "train.json", tmp_path / "train.json")
+    files = ["--eval_files", tiny_job() / "train.json", tmp_path / "train.json"]
+    assert "must have different names" in usage_error_of(*compare_words(tmp_path / "out", *files))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--eval_files", "nowhere.json"], "nowhere.json: expected a file"),
+        (["--kind_pattern", "("], "not a regular expression"),
+        (["--n_docs", "0"], "--n_docs must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(tmp_path, words, message):
+    assert message in error_of(*compare_words(tmp_path / "out", *words))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind"),
+    [
+        (None, ""),
+        (r"^[^-]+-(.*?)(?:-\d+)?$", "melting_point"),
+        ("point", "point"),
+        ("nothing", ""),
+    ],
+)
+def test_the_kind_is_what_the_pattern_finds(pattern, kind):
+    assert _kinds(pattern)("krypton-melting_point-1") == kind
+
+
+def test_an_optional_group_that_finds_nothing_is_no_kind():
+    assert _kinds("x|(y)")("x") == ""

@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rag_finetune.evaluation.compare import (
+    ROWS,
+    check_inputs,
+    comparison_table,
+    examples,
+    fill,
+    missing_rows,
+    snippet,
+)
+from rag_finetune.evaluation.evaluate import Evaluation
+from rag_finetune.evaluation.report import save_evaluation
+
+PASSAGES = [
+    {"id": "1", "title": "Krypton", "text": "Krypton melts at −157 °C .", "posterior": 0.9512},
+    {"id": "2", "title": "Xenon", "text": "Another gas .", "posterior": 0.0488},
+]
+
+
+def prediction(number):
+    return {
+        "id": str(number),
+        "question": f"question {number} ?",
+        "answers": ["one", "two", "three", "four"],
+        "prediction": "−157 °C",
+        "passages": PASSAGES,
+    }
+
+
+def result(exact_match, **more):
+    metrics = {"exact_match": exact_match, "f1": 0.5, **more, "n_examples": 20}
+    return Evaluation(metrics, [prediction(number) for number in range(20)])
+
+
+def test_importing_it_imports_no_torch():
+    code = (
+        "import sys, rag_finetune.cli.compare;"
+        "sys.exit(', '.join({'torch', 'transformers', 'datasets'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_table_has_a_block_for_each_set_and_a_dash_for_what_is_unknown(tmp_path):
+    more = {"recall@1": 0.25, "recall@5": 1.0}
+    save_evaluation(result(0.044), tmp_path / "test/most_frequent")
+    save_evaluation(result(0.925, **more), tmp_path / "test/fine_tuned")
+    save_evaluation(result(0.0), tmp_path / "unseen/most_frequent")
+    save_evaluation(result(1.0, **more), tmp_path / "unseen/fine_tuned")
+    table = comparison_table(tmp_path, ["test", "unseen"], ["most_frequent", "fine_tuned"])
+    assert table.splitlines() == [
+        "                               exact match           F1     recall@1     recall@5",
+        "test (20 questions)",
+        "  most frequent answer               4.4 %       50.0 %            –            –",
+        "  fine-tuned                        92.5 %       50.0 %       25.0 %      100.0 %",
+        "unseen (20 questions)",
+        "  most frequent answer               0.0 %       50.0 %            –            –",
+        "  fine-tuned                       100.0 %       50.0 %       25.0 %      100.0 %",
+    ]
+
+
+def test_every_row_is_evaluated_once_and_kept(tmp_path):
+    asked = []
+
+    def evaluator(row):
+        def evaluate(name):
+            asked.append((row, name))
+            if len(asked) == 4:
+                raise KeyboardInterrupt
+            return result(0.5)
+
+        return evaluate
+
+    evaluators = {row: evaluator(row) for row in ("most_frequent", "fine_tuned")}
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, ["a", "b"], evaluators)
+    assert missing_rows(tmp_path, ["a", "b"], list(evaluators)) == [("fine_tuned", "b")]
+    fill(tmp_path, ["a", "b"], evaluators)
+    fill(tmp_path, ["a", "b"], evaluators)
+    assert asked[3:] == [("fine_tuned", "b")] * 2
+
+
+def test_five_questions_are_spread_over_the_set_each_with_its_evidence(tmp_path):
+    save_evaluation(result(0.5), tmp_path / "test/fine_tuned")
+    blocks = examples(tmp_path, "test").split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [
+        f"  question {number} ?" for number in (0, 4, 8, 12, 16)
+    ]
+    assert blocks[0].splitlines()[1:] == [
+        "    answer: −157 °C   (right: one | two | three)",
+        "    0.95  Krypton: Krypton melts at −157 °C .",
+        "    0.05  Xenon: Another gas .",
+    ]
+
+
+def test_of_fewer_questions_each_is_shown_once(tmp_path):
+    save_evaluation(Evaluation({}, [prediction(0), prediction(1)]), tmp_path / "test/fine_tuned")
+    assert len(examples(tmp_path, "test").split("\n\n")) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("GHI", "…fghij…"),  # whatever its case
+        ("abc", "abcde…"),
+        ("klm", "…ijklm"),
+        ("xyz", "abcde…"),
+        ("", "abcde…"),
+    ],
+)
+def test_a_snippet_is_what_stands_around_the_answer(answer, shown):
+    assert snippet("abcdefghijklm", answer, 5) == shown
+
+
+def test_a_short_passage_is_shown_whole():
+    assert snippet("ab\n  cd", "cd", 5) == "ab cd"
+
+
+def test_a_comparison_of_other_inputs_is_refused_by_what_differs(tmp_path):
+    check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 5})
+    check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 5})
+    with pytest.raises(ValueError, match=r"of other inputs; --n_docs differ\. .* --overwrite"):
+        check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 4})
+    assert json.loads((tmp_path / "c/inputs.json").read_text())["--n_docs"] == 5
+
+
+def test_every_row_has_a_label():
+    assert list(ROWS) == ["most_frequent", "closed_book", "bm25", "starting", "fine_tuned"]
+    assert len(set(ROWS.values())) == len(ROWS)
