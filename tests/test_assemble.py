@@ -89,6 +89,7 @@ def test_folder_holds_exactly_what_the_design_lists(tmp_path, parts):
     index = tiny_rag.tiny_index(tmp_path / "index")
     folder = assemble(parts, tmp_path / "assembled", index=index)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "generator_tokenizer",

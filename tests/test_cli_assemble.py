@@ -13,6 +13,7 @@ from rag_finetune.encoders.prefix import prefix_of
 from rag_finetune.rag.checkpoint import load_rag
 
 CHECKPOINT_FILES = {
+    "README.md",
     "config.json",
     "generation_config.json",
     "model.safetensors",

@@ -1,10 +1,13 @@
 """What a training run leaves on disk, and which model it keeps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny_rag
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from tiny_training import same, train_tiny, weights
 
 from rag_finetune.rag.checkpoint import load_rag
@@ -90,3 +93,128 @@ def test_save_index_link_and_none_copy_nothing(tmp_path, mode, reference):
     else:
         with pytest.raises(ValueError, match="--index"):
             load_rag(checkpoint)
+
+
+# ---- The model card ----
+
+
+def test_every_folder_that_is_saved_has_a_card_with_its_own_figures(tmp_path):
+    trainer = train_tiny(
+        tmp_path,
+        eval_questions=tiny_rag.questions(8),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        learning_rate=1.0,
+    )
+    trainer.data_names = {"trained on": "train.json, 16 questions"}
+    trainer.finish({})
+    cards = {
+        name: (tmp_path / "run" / name / "README.md").read_text()
+        for name in ("checkpoint-1", "checkpoint-2", "")
+    }
+    evaluated = {e["step"]: e for e in trainer.state.log_history if "eval_recall@5" in e}
+    steps = {"checkpoint-1": 1, "checkpoint-2": 2, "": trainer.state.best_global_step}
+    for name, card in cards.items():
+        assert f"| recall@5 | {100 * evaluated[steps[name]]['eval_recall@5']:.1f} % |" in card
+        assert "| learning_rate | 1.0 |" in card and "| max_steps | 2 |" in card
+        assert "| stands in | `index/` |" in card
+        assert str(tmp_path) not in card
+    assert "| trained on | train.json, 16 questions |" in cards[""]
+    parts = {"question_encoder": "question_encoder", "generator": "generator"}
+    assert ModelCard(cards[""]).data.to_dict()["rag_finetune"] == parts
+
+
+def test_without_validation_a_card_has_no_figures(tmp_path):
+    train_tiny(tmp_path, save_index="none").finish({})
+    card = (tmp_path / "run/README.md").read_text()
+    assert "validation" not in card
+    assert "| stands in | a folder of its own, not here |" in card
+
+
+# ---- The Hub ----
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub in a folder; what it was asked for is noted."""
+    asked = []
+
+    def create_repo(api, repo_id, **options):
+        asked.append(("create", repo_id, options))
+
+        class Url:
+            pass
+
+        Url.repo_id = repo_id if "/" in repo_id else f"me/{repo_id}"
+        return Url
+
+    def upload_folder(api, *, repo_id, folder_path, ignore_patterns, **options):
+        asked.append(("upload", repo_id, options))
+        files = [p.relative_to(folder_path) for p in Path(folder_path).rglob("*") if p.is_file()]
+        for name in filter_repo_objects(map(str, files), ignore_patterns=ignore_patterns):
+            target = tmp_path / "hub" / repo_id / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(folder_path) / name, target)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return asked
+
+
+def test_the_finished_model_is_uploaded_with_card_tokenizers_and_index(tmp_path, hub):
+    trainer = train_tiny(
+        tmp_path,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_model_id="me/mine",
+        hub_token="hf_secret",
+        hub_private_repo=True,
+        hub_revision="draft",
+    )
+    assert [what for what, *_ in hub] == ["create"]  # before training; none of the checkpoints
+    assert hub[0][2] == {"token": "hf_secret", "private": True, "exist_ok": True}
+    trainer.finish({})
+    [(_, repo_id, options)] = hub[1:]
+    assert repo_id == "me/mine"
+    assert (options["token"], options["revision"]) == ("hf_secret", "draft")
+    uploaded = tmp_path / "hub/me/mine"
+    names = {path.name for path in uploaded.iterdir()}
+    assert {"README.md", "model.safetensors", "generator_tokenizer", "index"} <= names
+    assert "train_results.json" in names
+    assert not [name for name in names if name.startswith("checkpoint")]
+    assert 'snapshot_download("me/mine")' in (uploaded / "README.md").read_text()
+    assert "generated from Trainer" not in (uploaded / "README.md").read_text()
+    texts = [path.read_text() for path in uploaded.rglob("*.json")]
+    assert not any("hf_secret" in text for text in texts)
+    (tmp_path / "index").rename(tmp_path / "gone")
+    loaded = load_rag(uploaded)
+    assert len(loaded.retriever.index) == 20
+    assert all(same(weights(trainer.rag.model), weights(loaded.model)).values())
+
+
+def test_saving_alone_uploads_nothing(tmp_path, hub):
+    trainer = train_tiny(tmp_path, push_to_hub=True, hub_token="hf_secret", save_index="none")
+    trainer.save_model()
+    assert [(what, name) for what, name, _ in hub] == [("create", "run")]
+    trainer.finish({})
+    assert hub[1][:2] == ("upload", "me/run")
+    assert not (tmp_path / "hub/me/run/index").exists()
+
+
+def test_a_failed_upload_says_where_the_model_is_and_what_to_do(tmp_path, hub, monkeypatch):
+    trainer = train_tiny(tmp_path, push_to_hub=True, hub_token="hf_secret")
+
+    def refuse(api, **options):
+        raise ConnectionError("nobody answers.")
+
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    with pytest.raises(OSError, match=r"stands here.*nobody answers.*hf upload me/run"):
+        trainer.finish({})
+    assert (tmp_path / "run/train_results.json").is_file()
+    load_rag(tmp_path / "run")

@@ -257,6 +257,7 @@ def _train(
         right = right_encoder(data.model_name_or_path)
         encoder = question_encoder_of(rag, args.max_question_length)
         require_better_than_chance(encoder, trainer.retriever.index, train_questions, right)
+    trainer.data_names = _data_names(data, len(train_questions), held)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.sigterm.stopped:
         say(
@@ -272,6 +273,15 @@ def _train(
     )
     trainer.end()
     return 0
+
+
+def _data_names(data: argparse.Namespace, count: int, held: int) -> dict[str, str]:
+    """Files of questions, for the model card, by what they are for."""
+    names = {"trained on": f"{Path(data.train_file).name}, {count:,} questions"}
+    if held:
+        file = Path(data.validation_file or data.train_file).name
+        names["validated on"] = f"{file}, {held:,} questions"
+    return names
 
 
 def _best(trainer: "RagTrainer") -> str:

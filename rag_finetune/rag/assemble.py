@@ -30,6 +30,7 @@ from rag_finetune.rag.checkpoint import (
     save_rag,
     set_generation_config,
 )
+from rag_finetune.rag.model_card import CardIndex, origin_of_parts, save_model_card
 from rag_finetune.rag.reference import relative_path, write_index_reference
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 
@@ -106,6 +107,9 @@ def assemble_rag(
         index.check_encoder(encoder.dimension, encoder.settings())
     with staged_folder(output_dir) as folder:
         save_rag(model, tokenizer, folder)
+        origin = origin_of_parts(question_encoder=question_encoder, generator=generator)
+        card_index = None if index is None else CardIndex(index.manifest, is_inside=False)
+        save_model_card(folder, model, origin, card_index)
         if index is not None:
             write_index_reference(folder, index, relative_path(index.folder, output_dir))
     return output_dir

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_token
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from rag_finetune.training.options import PARTS, REFUSED, RagOptions
@@ -74,6 +75,10 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(
         default=True, metadata={"help": "answer the questions in validation"}
     )
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "what is uploaded: the finished model, at the end", "choices": ("end",)},
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "not needed: every trainable part gets gradients"}
     )
@@ -86,6 +91,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 launcher started several processes that do not see each other.
         """
         self._refuse()
+        self._check_hub()
         if self.prediction_loss_only:
             self.predict_with_generate = False
         self._check_options()
@@ -135,10 +141,8 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
         defaults = {f.name: f.default for f in fields(self) if f.name in REFUSED}
         for name, default in defaults.items():
             value = getattr(self, name)
-            hidden = value == f"<{name.upper()}>"  # what to_dict writes for a token
-            if value != default and value not in (None, "", []) and not hidden:
-                shown = "" if name == "hub_token" else f" {value}"
-                raise ValueError(f"--{name}{shown} cannot be used: {REFUSED[name]}.")
+            if value != default and value not in (None, "", []):
+                raise ValueError(f"--{name} {value} cannot be used: {REFUSED[name]}.")
         for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
                 raise ValueError(
@@ -150,6 +154,25 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: "
                 "questions are short, and contexts are only known after retrieval."
+            )
+
+    def _check_hub(self) -> None:
+        """Raise where an upload at the end could not succeed, before anything is trained."""
+        strategy = getattr(self.hub_strategy, "value", self.hub_strategy)  # a copy holds the enum
+        if strategy != "end":
+            raise ValueError(
+                f'hub_strategy must be end, found "{strategy}": only the finished model is '
+                "uploaded."
+            )
+        named = [n for n in ("hub_model_id", "hub_revision", "hub_token") if getattr(self, n)]
+        if named and not self.push_to_hub:
+            raise ValueError(f"--{named[0]} goes with --push_to_hub.")
+        if self.push_to_hub and constants.HF_HUB_OFFLINE:
+            raise ValueError("--push_to_hub needs the Hub, and HF_HUB_OFFLINE is set.")
+        if self.push_to_hub and not (self.hub_token or get_token()):
+            raise ValueError(
+                "--push_to_hub needs a token that may write. Log in with `hf auth login`, set "
+                "HF_TOKEN, or give --hub_token."
             )
 
     def _check_options(self) -> None:

@@ -1,5 +1,7 @@
 """RagSaver: the saving half of the trainer, and which checkpoint is the best."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,34 @@ from rag_finetune.evaluation.plot import can_plot, plot_history
 from rag_finetune.files import write_json
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag.checkpoint import INDEX, index_mode, place_index, save_rag
+from rag_finetune.rag.model_card import (
+    CardIndex,
+    Origin,
+    origin_of_checkpoint,
+    save_model_card,
+)
+from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_evaluator import RagEvaluator
 from rag_finetune.training.setup import eval_loss_at, tied_names
 
 ARGUMENTS = "training_arguments.json"
 PICTURE = "training.png"
+# Of the arguments, what a reader of the model card wants to know.
+HYPERPARAMETERS = (
+    "trainable learning_rate learning_rate_question_encoder lr_scheduler_type warmup_steps "
+    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
+    "world_size max_grad_norm weight_decay label_smoothing_factor target loss_reduction bf16 seed"
+).split()
+# And of the figures of an evaluation.
+CARD_METRICS = ("exact_match", "f1", "recall@1", "recall@5", "answer_recall@5")
 
 
 class RagSaver(RagEvaluator):
     """A RagEvaluator that writes movable folders, midway and at the end."""
 
+    args: RagTrainingArguments
+    # Where the questions came from, for the model card: file names by what they are for.
+    data_names: Mapping[str, str] = {}
     _placed_index: PassageIndex | None = None
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -52,6 +72,30 @@ class RagSaver(RagEvaluator):
         best = {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
         known = {name: value for name, value in best.items() if value is not None}
         self.save_metrics("train", {**metrics, **known}, combined=False)
+        if self.args.push_to_hub:
+            self._upload()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model. Unlike the Trainer's, it uploads nothing: `push_to_hub` does."""
+        super().save_model(output_dir, _internal_call=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: saving has written the card, and the Trainer's draft would replace it."""
+
+    def _upload(self) -> None:
+        """Upload the finished folder.
+
+        Raises:
+            OSError: it failed; the message says how to do it by hand.
+        """
+        try:
+            self.push_to_hub()
+        except Exception as error:  # of the network, of the Hub: what was trained is safe
+            raise OSError(
+                f"{self.args.output_dir}: the model is finished and stands here, but its upload "
+                f"failed: {error} Upload it: hf upload {self.hub_model_id} {self.args.output_dir} "
+                '--exclude "checkpoint-*"'
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write one movable folder: model, tokenizers, generation settings, index."""
@@ -72,6 +116,41 @@ class RagSaver(RagEvaluator):
             index = self._placed_index or self.retriever.index
             place_index(index, folder, self.args.save_index, ours=False)
         write_json(folder / ARGUMENTS, self.args.public_dict())
+        self._save_card(folder)
+
+    def _save_card(self, folder: Path) -> None:
+        """Write the model card of a folder that is saved."""
+        index, args = self.retriever.index, self.args
+        is_inside = index_mode(index, args.save_index) == "copy"
+        chosen = {name: getattr(args, name) for name in HYPERPARAMETERS}
+        training = {name: value for name, value in chosen.items() if value is not None}
+        config = self.rag.model.config
+        training |= {name: getattr(config, name) for name in ("n_docs", "max_combined_length")}
+        save_model_card(
+            folder,
+            self.rag.model,
+            self._origin,
+            CardIndex(index.manifest, is_inside),
+            training={**self.data_names, **training},
+            metrics=self._card_metrics(is_final=folder == Path(str(args.output_dir))),
+            hub_name=self.hub_model_id,
+        )
+
+    @cached_property
+    def _origin(self) -> Origin:
+        """What the model was made from; asked before its checkpoint may be rotated away."""
+        return origin_of_checkpoint(getattr(self.rag.model.config, "_name_or_path", ""))
+
+    def _card_metrics(self, is_final: bool) -> dict[str, float]:
+        """Validation figures of the weights that are saved; empty where they were not taken."""
+        state, step = self.state, self.state.global_step
+        if is_final and self.args.load_best_model_at_end:
+            step = state.best_global_step or step
+        found: dict[str, float] = {}
+        for entry in state.log_history:
+            if entry["step"] == step:
+                found |= {n: entry[f"eval_{n}"] for n in CARD_METRICS if f"eval_{n}" in entry}
+        return found
 
     def _take_over_if_finished(self, checkpoint: Path) -> bool:
         """Load a checkpoint after which nothing is left to train.
