@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 #
-# From passages and questions to a fine-tuned RAG model and its table of metrics.
+# From passages and questions to a fine-tuned RAG model, and a table of how much better it got.
 #
-#   ./run_rag_sequence.sh                          a tiny model on data/tiny, to see the whole job run
+#   ./run_rag_sequence.sh                          the starter model on the chemical elements, in minutes
 #   PASSAGES=my/passages.tsv TRAIN_FILE=my/train.json ./run_rag_sequence.sh
 #   ./run_rag_sequence.sh -- --num_train_epochs 3 --n_docs 5
 #
@@ -10,10 +10,10 @@
 # interrupted training goes on from its last checkpoint; remove a folder there to do its step again.
 # run_rag_token.sh is the same with RAG-Token. Variables, each with its default:
 #
-#   PASSAGES          the knowledge base: a file or a folder          data/tiny/passages.tsv
-#   TRAIN_FILE        questions to train on                           data/tiny/train.json
+#   PASSAGES          the knowledge base: a file or a folder          data/elements/passages.tsv
+#   TRAIN_FILE        questions to train on                           data/elements/train.json
 #   VALIDATION_FILE   questions that choose the best checkpoint       a part of TRAIN_FILE
-#   TEST_FILE         questions for the table of metrics              VALIDATION_FILE, else TRAIN_FILE
+#   TEST_FILE         questions for the table, answered four times    VALIDATION_FILE, else TRAIN_FILE
 #   QUESTION_ENCODER  folder or Hub name                              facebook/dpr-question_encoder-single-nq-base
 #   CONTEXT_ENCODER   folder or Hub name                              the one that goes with QUESTION_ENCODER or MODEL
 #   GENERATOR         folder or Hub name, BART or T5                  facebook/bart-base
@@ -21,8 +21,8 @@
 #   OUTPUT_DIR        where everything goes                           runs/rag_sequence or runs/rag_token
 #   NUM_PROCESSES     processes to train on, one for each GPU         1
 #
-# With neither PASSAGES nor a network given, the networks are tiny ones that data/tiny/make_models.py makes from
-# configs. They know no language: they can only memorise, and show that everything works.
+# With PASSAGES not given, VALIDATION_FILE and TEST_FILE are those of data/elements too; with no network given
+# either, the networks are those of data/starter, which can read and know nothing else.
 
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,6 +41,7 @@ model_type=${MODEL_TYPE:-rag_sequence}
 output=${OUTPUT_DIR:-runs/$model_type}
 processes=${NUM_PROCESSES:-1}
 train_flags=(--model_type "$model_type")
+compare_flags=(--output_dir "$output/evaluation")
 
 case $processes in
 '' | *[!0-9]* | 0)
@@ -57,24 +58,32 @@ if [ -z "${PASSAGES:-}" ] && [ -n "${TRAIN_FILE:-}" ]; then
     exit 2
 fi
 
+test_files=("${TEST_FILE:-${VALIDATION_FILE:-${TRAIN_FILE:-}}}")
+if [ -z "${PASSAGES:-}" ]; then
+    echo "No PASSAGES given: data/elements, the chemical elements."
+    elements=$here/data/elements
+    PASSAGES=$elements/passages.tsv
+    TRAIN_FILE=$elements/train.json
+    VALIDATION_FILE=${VALIDATION_FILE:-$elements/validation.json}
+    test_files=("$elements/test.json" "$elements/test_unseen.json")
+    [ -z "${TEST_FILE:-}" ] || test_files=("$TEST_FILE")
+    compare_flags+=(--kind_pattern '^[^-]+-(.*?)(?:-[0-9]+)?$') # of krypton-melting_point-1: melting_point
+    if [ -z "${MODEL:-}${QUESTION_ENCODER:-}${CONTEXT_ENCODER:-}${GENERATOR:-}" ]; then
+        starter=$here/data/starter
+        QUESTION_ENCODER=$starter/question_encoder
+        CONTEXT_ENCODER=$starter/context_encoder
+        GENERATOR=$starter/generator
+        train_flags+=(--config "$here/configs/elements.yaml")
+        if [ ! -e "$GENERATOR/config.json" ]; then
+            echo "error: the starter model is not here: $GENERATOR/config.json is missing. Make it with" \
+                "data/starter/train_starter.py, or name networks: MODEL, or QUESTION_ENCODER and GENERATOR." >&2
+            exit 1
+        fi
+    fi
+fi
 # shellcheck source=.ci/environment.sh
 source "$here/.ci/environment.sh" all
 
-if [ -z "${PASSAGES:-}" ]; then
-    echo "No PASSAGES given: data/tiny, a few invented facts, to see the whole job run."
-    PASSAGES=$here/data/tiny/passages.tsv
-    TRAIN_FILE=$here/data/tiny/train.json
-    VALIDATION_FILE=${VALIDATION_FILE:-$TRAIN_FILE}
-    if [ -z "${MODEL:-}${QUESTION_ENCODER:-}${CONTEXT_ENCODER:-}${GENERATOR:-}" ]; then
-        echo "No model given: tiny ones made from configs. They know no language and can only memorise."
-        tiny=$output/tiny_models
-        QUESTION_ENCODER=$tiny/question_encoder
-        CONTEXT_ENCODER=$tiny/context_encoder
-        GENERATOR=$tiny/generator
-        [ -e "$GENERATOR/config.json" ] || python "$here/data/tiny/make_models.py" "$tiny"
-        train_flags+=(--config "$here/configs/tiny.yaml")
-    fi
-fi
 question_encoder=${QUESTION_ENCODER:-facebook/dpr-question_encoder-single-nq-base}
 context_encoder=${CONTEXT_ENCODER:-$(python -m rag_finetune.encoders.pairs "${MODEL:-$question_encoder}")}
 if [ -z "$context_encoder" ] && [ -n "${MODEL:-}" ]; then
@@ -91,7 +100,7 @@ fi
 
 # What OUTPUT_DIR was made from: steps are skipped for the same inputs only.
 inputs=$(printf '%s\n' "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" "VALIDATION_FILE=${VALIDATION_FILE:-}" \
-    "TEST_FILE=${TEST_FILE:-}" "CONTEXT_ENCODER=$context_encoder" \
+    "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
     "MODEL=${MODEL:-$question_encoder and $generator as $model_type}" "flags of train: $*")
 if [ -e "$output/inputs.txt" ] && [ "$inputs" != "$(cat "$output/inputs.txt")" ]; then
     echo "error: $output was made from other inputs. Choose another OUTPUT_DIR, or remove that folder." >&2
@@ -141,22 +150,24 @@ else
             train_flags+=(--use_cpu)
         fi
     fi
+    compare_flags+=(--overwrite) # what may be there is of an earlier model
     "${launch[@]}" -m rag_finetune train --model_name_or_path "$start" \
         --index "$output/index" --train_file "$TRAIN_FILE" --output_dir "$output/model" "${train_flags[@]}" "$@"
 fi
 
-test_file=${TEST_FILE:-${VALIDATION_FILE:-}}
-if [ -z "$test_file" ]; then
-    test_file=$TRAIN_FILE
-    echo "Neither TEST_FILE nor VALIDATION_FILE is given: the metrics are those of the questions trained on."
+if [ -z "${TEST_FILE:-}${VALIDATION_FILE:-}" ]; then
+    echo "Neither TEST_FILE nor VALIDATION_FILE is given: the table is of the questions trained on."
 fi
-if [ -e "$output/evaluation/metrics.json" ]; then
-    echo "4/4 evaluate: $output/evaluation is there, skipped; its metrics:"
-    python -m rag_finetune.evaluation.report "$output/evaluation"
-else
-    echo "4/4 evaluate: $output/model on $test_file, to $output/evaluation."
-    python -m rag_finetune evaluate --model_name_or_path "$output/model" --index "$output/index" \
-        --eval_file "$test_file" --output_dir "$output/evaluation"
-fi
-[ -z "${tiny:-}" ] || echo "The tiny default was asked what it was trained on: it can only memorise."
-echo "Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin"
+echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; what is there is kept."
+python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
+    --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \
+    "${compare_flags[@]}"
+cat <<END
+
+$output/index                 the index
+$output/model                 the model, its card (README.md), tokenizers and index: one folder that can be moved
+$output/model/training.png    loss, exact match and recall over training
+$output/evaluation            every answer with its passages, every figure
+
+Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin
+END

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+from transformers import GenerationConfig
 
-from rag_finetune.cli.compare import _kinds
+from rag_finetune.cli.compare import _kinds, _room
 from rag_finetune.evaluation.compare import ROWS
 
 
@@ -82,6 +83,31 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         assert "is not empty and holds no comparison" in message
     assert "is a file" in error_of(*compare_words(tmp_path / "mine.txt"))
     assert files_under(tmp_path) == {"mine.txt"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [({"max_length": 64}, 63), ({"max_length": 64, "max_new_tokens": 9}, 9), ({}, None)],
+)
+def test_every_row_has_the_room_for_answers_that_the_fine_tuned_model_has(settings, tokens):
+    assert _room(GenerationConfig(**settings)) == tokens
+
+
+def test_an_untrained_start_is_not_cut_shorter_than_what_came_of_it(tmp_path, monkeypatch):
+    seen = []
+    from rag_finetune.evaluation import evaluate
+
+    def decode(model, contexts, **options):
+        seen.append(options["max_new_tokens"])
+        return real(model, contexts, **options)
+
+    real = evaluate.decode
+    monkeypatch.setattr(evaluate, "decode", decode)
+    job = tiny_job()
+    words = ["--model_name_or_path", job / "run", "--starting_model", job / "assembled"]
+    ok(*compare_words(tmp_path / "out", *words))
+    limits = json.loads((job / "run/generation_config.json").read_text())
+    assert set(seen) == {limits["max_length"] - 1}
 
 
 def test_two_files_of_one_name_are_wrong_usage(tmp_path):

@@ -112,12 +112,13 @@ def test_the_steps_are_run_in_order(run, own):
             " --questions train_file --output_dir out/assembled",
             "python -m rag_finetune train --model_name_or_path out/assembled --index out/index"
             " --train_file train_file --output_dir out/model --model_type rag_sequence --n_docs 3",
-            "python -m rag_finetune evaluate --model_name_or_path out/model --index out/index"
-            " --eval_file train_file"
-            " --output_dir out/evaluation",
+            "python -m rag_finetune compare --model_name_or_path out/model"
+            " --starting_model out/assembled --index out/index --train_file train_file"
+            " --eval_files train_file --output_dir out/evaluation --overwrite",
         )
     ]
-    assert "the metrics are those of the questions trained on" in done.stdout
+    assert "the table is of the questions trained on" in done.stdout
+    assert "\nout/model/training.png " in done.stdout
 
 
 def test_the_other_script_trains_rag_token(run, own):
@@ -127,14 +128,13 @@ def test_the_other_script_trains_rag_token(run, own):
     assert "--model_type rag_token" in done.calls[2]
 
 
-def test_steps_already_done_are_skipped_and_the_metrics_shown(run, own, tmp_path):
-    leave(tmp_path, "index/manifest.json", "assembled/config.json")
-    leave(tmp_path, "model/train_results.json", "evaluation/metrics.json")
+def test_steps_already_done_are_skipped_and_the_table_shown(run, own, tmp_path):
+    leave(tmp_path, "index/manifest.json", "assembled/config.json", "model/train_results.json")
     done = run(SEQUENCE, **own)
     assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.calls] == [
-        ["python", "-m", "rag_finetune.evaluation.report", "out/evaluation"]
-    ]
+    [call] = done.calls
+    assert call.startswith("python -m rag_finetune compare ")
+    assert "--overwrite" not in call
 
 
 def test_an_interrupted_training_goes_on(run, own, tmp_path):
@@ -196,11 +196,15 @@ def test_an_encoder_that_is_no_half_of_a_pair_encodes_the_passages_too(run, own)
 def test_the_files_for_validation_and_test_are_used(run, own):
     done = run(SEQUENCE, VALIDATION_FILE="v.json", TEST_FILE="t.json", **own)
     assert "--validation_file v.json" in done.calls[2]
-    assert "--eval_file t.json" in done.calls[3]
+    assert "--eval_files t.json --output_dir" in done.calls[3]
+    assert "trained on" not in done.stdout
 
 
 def test_the_validation_questions_are_tested_on_when_no_others_are_given(run, own):
-    assert "--eval_file v.json" in run(SEQUENCE, VALIDATION_FILE="v.json", **own).calls[3]
+    assert (
+        "--eval_files v.json --output_dir"
+        in run(SEQUENCE, VALIDATION_FILE="v.json", **own).calls[3]
+    )
 
 
 def test_the_hub_names_are_the_defaults_for_own_passages(run):
@@ -221,12 +225,63 @@ def test_several_processes_are_launched_by_accelerate(run, own):
     assert ("--use_cpu" in call) == (not torch.cuda.is_available())
 
 
-def test_the_default_says_that_it_can_only_memorise(run):
-    done = run(SEQUENCE)
+@pytest.fixture
+def clone(tmp_path):
+    """The scripts and their data in a folder of their own, with the names of a starter model."""
+    folder = tmp_path / "clone"
+    for name in ("run_rag_sequence.sh", "run_rag_token.sh", ".ci", "configs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (folder).mkdir(exist_ok=True)
+        copy(ROOT / name, folder / name)
+    starter = folder / "data/starter/generator/config.json"
+    starter.parent.mkdir(parents=True)
+    starter.write_text("{}")
+    return folder
+
+
+def test_the_default_is_the_starter_model_on_the_elements(run, clone):
+    done = run(clone / SEQUENCE.name)
     assert done.returncode == 0, done.stderr
-    assert "They know no language and can only memorise" in done.stdout
-    assert "--context_encoder runs/rag_sequence/tiny_models/context_encoder" in done.calls[0]
-    assert f"--train_file {ROOT}/data/tiny/train.json" in done.calls[2]
+    index, assemble, train, compare = done.calls
+    data = clone / "data"
+    assert f"--passages {data}/elements/passages.tsv" in index
+    assert f"--context_encoder {data}/starter/context_encoder" in index
+    assert f"--question_encoder {data}/starter/question_encoder" in assemble
+    assert f"--generator {data}/starter/generator" in assemble
+    assert f"--train_file {data}/elements/train.json" in train
+    assert f"--validation_file {data}/elements/validation.json" in train
+    assert f"--config {clone}/configs/elements.yaml" in train
+    tests = f"{data}/elements/test.json {data}/elements/test_unseen.json"
+    assert f"--eval_files {tests} --output_dir runs/rag_sequence/evaluation" in compare
+    assert "trained on" not in done.stdout
+
+
+def test_another_model_on_the_elements_goes_by_its_own_recipe(run, clone):
+    done = run(clone / SEQUENCE.name, MODEL="facebook/rag-sequence-nq", TEST_FILE="t.json")
+    assert "data/starter" not in "".join(done.calls)
+    assert "--config" not in "".join(done.calls)
+    assert "--starting_model facebook/rag-sequence-nq" in done.calls[-1]
+    assert "--eval_files t.json --output_dir" in done.calls[-1]
+    assert "data/elements/validation.json" in done.calls[1]
+
+
+def test_without_the_starter_model_nothing_is_begun(run, clone):
+    shutil.rmtree(clone / "data/starter")
+    done = run(clone / TOKEN.name)
+    assert (done.returncode, done.calls) == (1, [])
+    assert "generator/config.json is missing. Make it with data/starter/train_start" in done.stderr
+
+
+def test_the_kinds_of_the_elements_questions_are_their_fields(run, clone):
+    from rag_finetune.cli.compare import _kinds
+
+    words = run(clone / SEQUENCE.name).calls[-1].split()
+    kind_of = _kinds(words[words.index("--kind_pattern") + 1])
+    assert kind_of("krypton-melting_point-1") == "melting_point"
+    assert kind_of("hydrogen-atomic_number-reverse") == "atomic_number-reverse"
+    questions = json.loads((ROOT / "data/elements/train.json").read_text())
+    kinds = {kind_of(question["id"]) for question in questions}
+    assert 17 <= len(kinds) <= 34 and "" not in kinds
 
 
 def test_a_failing_step_ends_the_script(run, own, tmp_path):
@@ -236,17 +291,69 @@ def test_a_failing_step_ends_the_script(run, own, tmp_path):
     assert len(done.calls) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=lambda path: path.stem)
-@pytest.mark.skipif(shutil.which("python") is None, reason="the environment has no `python`")
-def test_the_default_run_memorises_its_questions(script, tmp_path, monkeypatch):
+def run_for_real(script, folder, monkeypatch, *words, **variables):
     for name in (*VARIABLES, "VENV", "MODEL_TYPE"):
         monkeypatch.delenv(name, raising=False)
     done = subprocess.run(
-        [script], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [script, *words],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def exact_match(output, questions, row):
+    path = output / "evaluation" / questions / row / "metrics.json"
+    return json.loads(path.read_text())["exact_match"]
+
+
+has_python = pytest.mark.skipif(
+    shutil.which("python") is None, reason="the environment has no `python`"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=lambda path: path.stem)
+@has_python
+def test_tiny_models_memorise_and_a_second_run_prints_the_same_table(script, tmp_path, monkeypatch):
+    tiny = ROOT / "data/tiny"
+    subprocess.run([sys.executable, tiny / "make_models.py", tmp_path / "parts"], check=True)
+    variables = {
+        name.upper(): str(tmp_path / "parts" / name)
+        for name in ("question_encoder", "context_encoder", "generator")
+    }
+    variables |= {"PASSAGES": str(tiny / "passages.tsv"), "OUTPUT_DIR": "out"}
+    variables |= dict.fromkeys(("TRAIN_FILE", "VALIDATION_FILE"), str(tiny / "train.json"))
+    words = ("--", "--config", str(ROOT / "configs/tiny.yaml"))
+    first = run_for_real(script, tmp_path, monkeypatch, *words, **variables)
+    assert exact_match(tmp_path / "out", "train", "fine_tuned") >= 0.8
+    assert exact_match(tmp_path / "out", "train", "starting") == 0.0
+    again = run_for_real(script, tmp_path, monkeypatch, *words, **variables)
+    start = first.index("         exact match")
+    assert first[start:] == again[again.index("         exact match") :]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=lambda path: path.stem)
+@pytest.mark.skipif(
+    not (ROOT / "data/starter/generator/config.json").exists(), reason="no starter model"
+)
+@has_python
+def test_the_default_run_learns_to_look_facts_up(script, tmp_path, monkeypatch):
+    run_for_real(script, tmp_path, monkeypatch)
     output = tmp_path / "runs" / script.stem.removeprefix("run_")
-    metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
-    assert metrics["exact_match"] >= 0.8
+    for questions in ("test", "test_unseen"):
+        figures = {
+            row: exact_match(output, questions, row)
+            for row in ("most_frequent", "closed_book", "bm25", "starting", "fine_tuned")
+        }
+        best = figures.pop("fine_tuned")
+        assert best > max(figures.values()), figures
+        assert best >= max(figures["most_frequent"], figures["closed_book"]) + 0.5, figures
+    assert (output / "model" / "training.png").exists()

@@ -119,6 +119,14 @@ def _kinds(pattern: str | None) -> Callable[[str], str]:
     return kind_of
 
 
+def _room(settings: Any) -> int | None:
+    """Tokens that an answer may have by a model's generation settings; None where they say none."""
+    if settings.max_new_tokens is not None or settings.max_length is None:
+        limit: int | None = settings.max_new_tokens
+        return limit
+    return int(settings.max_length) - 1  # the start token
+
+
 def _remove(folder: Path) -> None:
     """Remove the results of a comparison, and nothing else that may stand beside them."""
     if (folder / INPUTS).is_file():
@@ -185,8 +193,13 @@ def _evaluators(
         )
 
     def by(evaluate: "Callable[..., Evaluation]", model: str) -> "Callable[[str], Evaluation]":
-        shown = {**options, "progress": True}
-        return lambda name: evaluate(load(model), questions(sets[name]), **shown)
+        def run(name: str) -> "Evaluation":
+            # The same room for an answer in every row: that which the fine-tuned model has.
+            room = {"max_new_tokens": _room(load(args.model_name_or_path).model.generation_config)}
+            shown = {**room, **options, "progress": True}
+            return evaluate(load(model), questions(sets[name]), **shown)
+
+        return run
 
     def closed_book(rag: "Rag", asked: "Dataset", **shown: Any) -> "Evaluation":
         del shown["n_docs"]
