@@ -10,7 +10,7 @@ import tiny_job
 from tiny_job import ok, run
 
 from rag_finetune.__main__ import COMMANDS
-from rag_finetune.cli import assemble, doctor, evaluate, index, predict, search, train
+from rag_finetune.cli import assemble, compare, doctor, evaluate, index, predict, search, train
 from rag_finetune.cli.flags import (
     add_decoding_flags,
     best_device,
@@ -50,6 +50,7 @@ def test_every_flag_says_what_it_is_for(command):
         "assemble": assemble.make_assemble_parser,
         "train": train.make_help_parser,
         "evaluate": evaluate.make_evaluate_parser,
+        "compare": compare.make_compare_parser,
         "predict": predict.make_predict_parser,
         "search": search.make_search_parser,
         "doctor": doctor.make_doctor_parser,
