@@ -4,9 +4,8 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from itertools import groupby
 from math import log2
 
 KS = (1, 5, 10, 20)
@@ -255,21 +254,16 @@ _cached_token_string = lru_cache(maxsize=4096)(_token_string)
 @lru_cache(maxsize=1)
 def _token_pattern() -> re.Pattern[str]:
     r"""Compile `[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]`, which Python's `re` cannot say by itself."""
-    words = _character_class(lambda category: category[0] in "LNM")
-    visible = _character_class(lambda category: category[0] not in "ZC")
+    initials = "".join(unicodedata.category(chr(code))[0] for code in range(sys.maxunicode + 1))
+    words = _character_class(initials, "[LNM]+")
+    visible = _character_class(initials, "[^ZC]+")
     return re.compile(f"[{words}]+|[{visible}]")
 
 
-def _character_class(is_member: Callable[[str], bool]) -> str:
-    codes = range(sys.maxunicode + 1)
-    runs = []
-    for member, group in groupby(
-        codes, key=lambda code: is_member(unicodedata.category(chr(code)))
-    ):
-        if member:
-            run = list(group)
-            runs.append(f"\\U{run[0]:08x}-\\U{run[-1]:08x}")
-    return "".join(runs)
+def _character_class(initials: str, runs: str) -> str:
+    """The ranges of code points where a pattern finds the first letters of their categories."""
+    found = (run.span() for run in re.finditer(runs, initials))
+    return "".join(f"\\U{start:08x}-\\U{end - 1:08x}" for start, end in found)
 
 
 def _check_lengths(name: str, values: Sequence, other_name: str, others: Sequence) -> None:
