@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_rag
@@ -84,6 +86,56 @@ def test_encoder_states_do_not_depend_on_padding(rag):
             ),
         )
         torch.testing.assert_close(alone[0], together[row, :length], rtol=1e-4, atol=1e-5)
+
+
+def test_known_states_are_not_computed_again(rag):
+    contexts = replace(contexts_of(rag, 2), states=torch.ones(6, 1, 1))
+    assert encode_contexts(None, contexts) is contexts.states
+
+
+def test_contexts_are_encoded_with_others_of_similar_length(rag):
+    contexts = contexts_of(rag, 4)
+    encoder, read = rag.model.rag.generator.get_encoder(), []
+    hook = encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    encode_contexts(rag.model.rag.generator, contexts)
+    hook.remove()
+    assert sorted(len(mask) for mask in read) == [3, 3, 3, 3]
+    assert sum(mask.sum() for mask in read) == contexts.attention_mask.sum()
+    assert sum(mask.numel() for mask in read) < contexts.attention_mask.numel()
+
+
+def test_padding_on_the_left_is_no_passages_end(rag):
+    ids = torch.tensor([[1, 5, 6, 7], [4, 5, 6, 7]])
+    contexts = Contexts(ids, torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), torch.zeros(1, 2))
+    states = encode_contexts(rag.model.rag.generator, contexts)
+    assert states[0, 3].abs().sum() > 0
+
+
+def test_repeated_contexts_keep_the_passages_of_a_question_together():
+    ids = torch.arange(4).view(4, 1)
+    states = ids.view(4, 1, 1).float()
+    twice = Contexts(ids, ids, torch.tensor([[0.0, 1.0], [2.0, 3.0]]), states).repeated(2)
+    assert twice.input_ids.flatten().tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert twice.doc_scores.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert twice.states.flatten().tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
+def test_a_context_is_read_once_however_many_sequences_it_is_paired_with(rag):
+    contexts = contexts_of(rag, 2)
+    sequences = sequences_of(rag, ["red oslo", "green", "old black quito", "red", "blue rome"])
+    generator = rag.model.rag.generator
+    decoder = generator.get_decoder()
+    layer = decoder.layers[0].encoder_attn if hasattr(decoder, "layers") else None
+    keys = layer.k_proj if layer else decoder.block[0].layer[1].EncDecAttention.k
+    read = []
+    hook = keys.register_forward_hook(lambda module, args, output: read.append(len(args[0])))
+    with torch.no_grad():
+        states = encode_contexts(generator, contexts)
+        token_log_probs(rag.model, contexts, states, torch.tensor([3, 0, 3, 3, 0]), sequences)
+    hook.remove()
+    assert read == [2]
 
 
 @pytest.mark.parametrize("chunk", [2**27, 1, 300])

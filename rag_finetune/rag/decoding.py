@@ -4,7 +4,7 @@ Source:
     Lewis et al. 2020, arXiv:2005.11401, section 2.5.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -209,20 +209,29 @@ def _decode_rag_token(
 ) -> Decoded:
     """Decode by the next-token distribution marginalised over passages."""
     batch_size, n_docs = contexts.doc_scores.shape
-    searched = contexts
-    if settings["do_sample"] and settings["num_beams"] == 1:
-        # Transformers 5.23 draws one sample a question, whatever num_return_sequences says.
-        searched = _repeat(contexts, num_return_sequences)
+    is_drawn = settings["do_sample"] and settings["num_beams"] == 1
     options = {**generation, **_lengths(model, generation)}
-    if searched is contexts:
+    if is_drawn:
+        # Transformers 5.23 draws one sample a question, whatever num_return_sequences says.
+        searched = contexts.repeated(num_return_sequences)
+    else:
+        searched = contexts
         options["num_return_sequences"] = num_return_sequences
-    sequences = model.generate(
-        context_input_ids=searched.input_ids,
-        context_attention_mask=searched.attention_mask,
-        doc_scores=searched.doc_scores,
-        n_docs=n_docs,
-        **options,
-    )
+    encoder = model.rag.generator.get_encoder()
+    states: list[Tensor] = []  # those that generate computes, so that scoring need not again
+    hook = encoder.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+    try:
+        sequences = model.generate(
+            context_input_ids=searched.input_ids,
+            context_attention_mask=searched.attention_mask,
+            doc_scores=searched.doc_scores,
+            n_docs=n_docs,
+            **options,
+        )
+    finally:
+        hook.remove()
+    if not is_drawn:
+        contexts = replace(contexts, states=states[0])
     sequences = _pad_after_end(model, sequences, generation)
     rows = torch.arange(batch_size, device=sequences.device)
     rows = rows.repeat_interleave(num_return_sequences)
@@ -242,7 +251,7 @@ def _decode_rag_token(
     posteriors = joint.softmax(1).masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (A, K)
     posteriors = posteriors / mask.sum(-1, keepdim=True).clamp(min=1)
     order = torch.arange(len(rows), device=rows.device)
-    if searched is not contexts:  # drawn, in no order
+    if is_drawn:  # in no order
         order = torch.cat([order.new_tensor(_best(scores, rows == row)) for row in rows.unique()])
     return Decoded(sequences[order], scores[order], rows, posteriors[order])
 
@@ -281,18 +290,3 @@ def _lengths(model: Any, generation: dict[str, Any]) -> dict[str, int | None]:
         if value is not None:
             limits |= {total: value + 1, new: None}
     return limits
-
-
-def _repeat(contexts: Contexts, count: int) -> Contexts:
-    """Every question count times, its passages kept together."""
-    n_docs = contexts.doc_scores.shape[1]
-
-    def repeat(tensor: Tensor) -> Tensor:
-        grouped = tensor.view(-1, n_docs, tensor.shape[-1])
-        return grouped.repeat_interleave(count, 0).flatten(0, 1)
-
-    return Contexts(
-        repeat(contexts.input_ids),
-        repeat(contexts.attention_mask),
-        contexts.doc_scores.repeat_interleave(count, 0),
-    )

@@ -1,15 +1,18 @@
 """Scores of passages and of given answers: what decoding and training share."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from rag_finetune.losses.likelihood import shift_labels, target_log_probs
 
 LOGITS_PER_CHUNK = 2**27  # float32 values held at once while candidates are scored
+LENGTH_GROUPS = 4  # contexts are encoded in so many groups of similar length
 
 
 @dataclass
@@ -21,11 +24,29 @@ class Contexts:
         attention_mask: shape (B·K, length).
         doc_scores: inner products of question and passage, shape (B, K) float32; −inf for none,
             at least one of each row finite.
+        states: the generator's encoder states where they are known already, as from
+            `encode_contexts`, shape (B·K, length, width).
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     doc_scores: Tensor
+    states: Tensor | None = None
+
+    def repeated(self, count: int) -> "Contexts":
+        """Every question count times, its passages kept together."""
+        n_docs = self.doc_scores.shape[1]
+
+        def repeat(tensor: Tensor) -> Tensor:
+            grouped = tensor.view(-1, n_docs, *tensor.shape[1:])
+            return grouped.repeat_interleave(count, 0).flatten(0, 1)
+
+        return Contexts(
+            repeat(self.input_ids),
+            repeat(self.attention_mask),
+            self.doc_scores.repeat_interleave(count, 0),
+            None if self.states is None else repeat(self.states),
+        )
 
 
 def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: Tensor) -> Tensor:
@@ -52,10 +73,30 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
 
 
 def encode_contexts(generator: Any, contexts: Contexts) -> Tensor:
-    """The generator's encoder states of every context, shape (B·K, length, width)."""
-    states: Tensor = generator.get_encoder()(
-        input_ids=contexts.input_ids, attention_mask=contexts.attention_mask, return_dict=True
-    ).last_hidden_state
+    """The generator's encoder states of every context, shape (B·K, length, width).
+
+    Contexts of similar length are encoded together: in one batch, a third of the work would be on
+    padding. The states of padding are 0.
+    """
+    if contexts.states is not None:
+        return contexts.states
+    encoder = generator.get_encoder()
+    mask = contexts.attention_mask
+    lengths = mask.shape[1] - mask.flip(1).argmax(1)  # up to the last token; (B·K,)
+    states: Tensor | None = None
+    for rows in lengths.argsort().tensor_split(LENGTH_GROUPS):
+        if len(rows) == 0:
+            continue
+        length = int(lengths[rows].max())
+        found = encoder(
+            input_ids=contexts.input_ids[rows, :length],
+            attention_mask=mask[rows, :length],
+            return_dict=True,
+        ).last_hidden_state
+        if states is None:
+            states = found.new_zeros(*mask.shape, found.shape[-1])
+        states[rows, :length] = found
+    assert states is not None  # there is a context
     return states
 
 
@@ -63,6 +104,9 @@ def token_log_probs(
     model: Any, contexts: Contexts, states: Tensor, context_rows: Tensor, sequences: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log p(y_t|x,z,y_<t) of pairs of a context and a sequence, by the decoder alone.
+
+    The decoder's keys and values of a context are computed once, however many sequences it is
+    paired with. Gradients are not kept.
 
     Args:
         model: the RAG model.
@@ -74,19 +118,55 @@ def token_log_probs(
     Returns:
         Log-probabilities in nats, shape (P, T), and True where a token counts, shape (P, T).
     """
-    generator = model.rag.generator
     targets, mask = shift_labels(sequences, model.config.generator.pad_token_id)
+    log_probs = torch.zeros(targets.shape, device=targets.device)
     per_row = sequences.shape[1] * model.config.generator.vocab_size
-    chunk = max(1, LOGITS_PER_CHUNK // per_row)
-    parts = []
-    for start in range(0, len(sequences), chunk):
-        rows = context_rows[start : start + chunk]
-        logits = generator(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
-            attention_mask=contexts.attention_mask[rows],
-            decoder_input_ids=sequences[start : start + chunk],
-            use_cache=False,
-            return_dict=True,
-        ).logits[:, :-1]
-        parts.append(target_log_probs(logits, targets[start : start + chunk]))
-    return torch.cat(parts), mask
+    at_once = max(1, LOGITS_PER_CHUNK // per_row)
+    for block in context_rows.unique().split(at_once):
+        read: Any = DynamicCache()  # keys and values of the contexts of this block
+        for pairs in _rounds(context_rows, block):
+            rows = context_rows[pairs]
+            cache = EncoderDecoderCache(
+                DynamicCache(), _rows_of(read, torch.searchsorted(block, rows))
+            )
+            logits = model.rag.generator(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
+                attention_mask=contexts.attention_mask[rows],
+                decoder_input_ids=sequences[pairs],
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            ).logits[:, :-1]
+            log_probs[pairs] = target_log_probs(logits, targets[pairs])
+            if not len(read):
+                read = cache.cross_attention_cache
+    return log_probs, mask
+
+
+def _rounds(context_rows: Tensor, block: Tensor) -> Iterator[Tensor]:
+    """Indices of the pairs of some contexts, split so that none has a context twice.
+
+    Args:
+        context_rows: the context of each pair, shape (P,).
+        block: contexts, ascending; each is in some pair.
+
+    Yields:
+        First one pair of every context of the block, then the second of those that have two, and
+        so on; by ascending context.
+    """
+    pairs = torch.isin(context_rows, block).nonzero().squeeze(-1)
+    rows, order = context_rows[pairs].sort(stable=True)
+    pairs = pairs[order]
+    number = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    for count in range(int(number.max()) + 1):
+        yield pairs[number == count]
+
+
+def _rows_of(cache: Any, rows: Tensor) -> Any:
+    """Some rows of a cache; an empty one stays empty."""
+    if not len(cache) or len(rows) == len(cache.layers[0].keys):
+        return cache
+    taken = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        taken.update(layer.keys[rows], layer.values[rows], number)
+    return taken
