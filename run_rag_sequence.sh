@@ -21,8 +21,9 @@
 #   OUTPUT_DIR        where everything goes                           runs/rag_sequence or runs/rag_token
 #   NUM_PROCESSES     processes to train on, one for each GPU         1
 #
-# With PASSAGES not given, VALIDATION_FILE and TEST_FILE are those of data/elements too; with no network given
-# either, the networks are those of data/starter, which can read and know nothing else.
+# With PASSAGES not given, VALIDATION_FILE and TEST_FILE are those of data/elements too, and the finished model also
+# answers from an index of their counterfactual edition; with no network given either, the networks are those of
+# data/starter, which can read and know nothing else.
 
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -40,6 +41,7 @@ fi
 model_type=${MODEL_TYPE:-rag_sequence}
 output=${OUTPUT_DIR:-runs/$model_type}
 processes=${NUM_PROCESSES:-1}
+other_passages=
 train_flags=(--model_type "$model_type")
 compare_flags=(--output_dir "$output/evaluation")
 
@@ -68,12 +70,17 @@ if [ -z "${PASSAGES:-}" ]; then
     test_files=("$elements/test.json" "$elements/test_unseen.json")
     [ -z "${TEST_FILE:-}" ] || test_files=("$TEST_FILE")
     compare_flags+=(--kind_pattern '^[^-]+-(.*?)(?:-[0-9]+)?$') # of krypton-melting_point-1: melting_point
+    if [ -z "${TEST_FILE:-}" ]; then
+        other_passages=$elements/passages_counterfactual.tsv
+        compare_flags+=(--other_index "$output/index_counterfactual" --other_file "$elements/test_counterfactual.json")
+    fi
     if [ -z "${MODEL:-}${QUESTION_ENCODER:-}${CONTEXT_ENCODER:-}${GENERATOR:-}" ]; then
         starter=$here/data/starter
         QUESTION_ENCODER=$starter/question_encoder
         CONTEXT_ENCODER=$starter/context_encoder
         GENERATOR=$starter/generator
         train_flags+=(--config "$here/configs/elements.yaml")
+        compare_flags+=(--batch_size 32)
         if [ ! -e "$GENERATOR/config.json" ]; then
             echo "error: the starter model is not here: $GENERATOR/config.json is missing. Make it with" \
                 "data/starter/train_starter.py, or name networks: MODEL, or QUESTION_ENCODER and GENERATOR." >&2
@@ -110,13 +117,16 @@ fi
 mkdir -p "$output"
 echo "$inputs" >"$output/inputs.txt"
 
-if [ -e "$output/index/manifest.json" ]; then
-    echo "1/4 index: $output/index is there, skipped."
-else
-    echo "1/4 index: $PASSAGES to $output/index, encoded by $context_encoder."
-    python -m rag_finetune index --passages "$PASSAGES" --context_encoder "$context_encoder" \
-        --output_dir "$output/index"
-fi
+make_index() { # of the passages $1, in the folder $2
+    if [ -e "$2/manifest.json" ]; then
+        echo "1/4 index: $2 is there, skipped."
+        return
+    fi
+    echo "1/4 index: $1 to $2, encoded by $context_encoder."
+    python -m rag_finetune index --passages "$1" --context_encoder "$context_encoder" --output_dir "$2"
+}
+make_index "$PASSAGES" "$output/index"
+[ -z "$other_passages" ] || make_index "$other_passages" "$output/index_counterfactual"
 
 start=${MODEL:-$output/assembled}
 if [ -n "${MODEL:-}" ]; then
@@ -164,7 +174,7 @@ python -m rag_finetune compare --model_name_or_path "$output/model" --starting_m
     "${compare_flags[@]}"
 cat <<END
 
-$output/index                 the index
+$output/index                 the index${other_passages:+; beside it index_counterfactual}
 $output/model                 the model, its card (README.md), tokenizers and index: one folder that can be moved
 $output/model/training.png    loss, exact match and recall over training
 $output/evaluation            every answer with its passages, every figure

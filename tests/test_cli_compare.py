@@ -44,9 +44,53 @@ def test_every_row_of_every_set_leaves_metrics_and_predictions(compared):
     assert 0 < read["most_frequent"]["exact_match"] < 0.5
     assert "recall@1" not in read["closed_book"]
     assert read["bm25"]["recall@1"] == 1.0
-    assert "other: fine-tuned …" in done.out
-    assert "train (20 questions)" in done.out and "other (20 questions)" in done.out
+    assert "other: fine-tuned RAG …" in done.out
+    assert "train: 20 questions" in done.out and "other: 20 questions" in done.out
     assert done.out.count("    answer: ") == 5
+
+
+def test_another_index_is_answered_from_by_the_fine_tuned_model(tmp_path, monkeypatch):
+    job = tiny_job()
+    rows = json.loads((job / "train.json").read_text())
+    for number, row in enumerate(rows):
+        row["id"] = str(number)
+    (tmp_path / "asked.json").write_text(json.dumps(rows))
+    for row in rows:
+        row["answers"] = ["something else"]
+    (tmp_path / "edition.json").write_text(json.dumps(rows[:7]))
+    words = [
+        "--eval_files",
+        tmp_path / "asked.json",
+        "--other_index",
+        learnt_checkpoint() / "index",
+    ]
+    words += ["--other_file", tmp_path / "edition.json"]
+    done = ok(*compare_words(tmp_path / "out", *words))
+    # The index is the same one: its answers are the former ones.
+    assert "of 7 questions of edition that it answers differently,\n0.0 % get its" in done.out
+    metrics = json.loads((tmp_path / "out/edition/other_index/metrics.json").read_text())
+    assert metrics["changed_exact_match"] == 0.0 and metrics["former_exact_match"] >= 0.8
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    assert done.out.endswith(ok(*compare_words(tmp_path / "out", *words)).out)
+
+
+def test_an_edition_that_says_the_same_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    job = tiny_job()
+    shutil.copy(job / "train.json", tmp_path / "edition.json")
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    words = [
+        "--other_index",
+        learnt_checkpoint() / "index",
+        "--other_file",
+        tmp_path / "edition.json",
+    ]
+    message = error_of(*compare_words(tmp_path / "out", *words))
+    assert "None of the 20 questions for the other index" in message
+
+
+def test_another_index_needs_its_questions():
+    words = compare_words("out", "--other_index", tiny_job() / "index")
+    assert "--other_index and --other_file go together" in usage_error_of(*words)
 
 
 def test_a_second_time_the_same_table_comes_without_a_model(compared, monkeypatch):
@@ -120,6 +164,7 @@ def test_two_files_of_one_name_are_wrong_usage(tmp_path):
     ("words", "message"),
     [
         (["--eval_files", "nowhere.json"], "nowhere.json: expected a file"),
+        (["--other_index", "nowhere", "--other_file", "nowhere.json"], "nowhere.json: expected a"),
         (["--kind_pattern", "("], "not a regular expression"),
         (["--n_docs", "0"], "--n_docs must be at least 1"),
     ],

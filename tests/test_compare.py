@@ -12,6 +12,7 @@ from rag_finetune.evaluation.compare import (
     fill,
     missing_rows,
     snippet,
+    swap_report,
 )
 from rag_finetune.evaluation.evaluate import Evaluation
 from rag_finetune.evaluation.report import save_evaluation
@@ -46,7 +47,7 @@ def test_importing_it_imports_no_torch():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_table_has_a_block_for_each_set_and_a_dash_for_what_is_unknown(tmp_path):
+def test_the_table_has_the_sets_side_by_side_and_a_dash_for_what_is_unknown(tmp_path):
     more = {"recall@1": 0.25, "recall@5": 1.0}
     save_evaluation(result(0.044), tmp_path / "test/most_frequent")
     save_evaluation(result(0.925, **more), tmp_path / "test/fine_tuned")
@@ -54,13 +55,32 @@ def test_the_table_has_a_block_for_each_set_and_a_dash_for_what_is_unknown(tmp_p
     save_evaluation(result(1.0, **more), tmp_path / "unseen/fine_tuned")
     table = comparison_table(tmp_path, ["test", "unseen"], ["most_frequent", "fine_tuned"])
     assert table.splitlines() == [
-        "                               exact match           F1     recall@1     recall@5",
-        "test (20 questions)",
-        "  most frequent answer               4.4 %       50.0 %            –            –",
-        "  fine-tuned                        92.5 %       50.0 %       25.0 %      100.0 %",
-        "unseen (20 questions)",
-        "  most frequent answer               0.0 %       50.0 %            –            –",
-        "  fine-tuned                       100.0 %       50.0 %       25.0 %      100.0 %",
+        "per cent                         test: 20 questions      unseen: 20 questions",
+        "                            exact         recall      exact         recall",
+        "                            match    F1    @1    @5   match    F1    @1    @5",
+        "most frequent answer          4.4  50.0     –     –     0.0  50.0     –     –",
+        "fine-tuned RAG               92.5  50.0  25.0 100.0   100.0  50.0  25.0 100.0",
+    ]
+
+
+def test_a_long_name_of_a_set_has_room(tmp_path):
+    name = "questions_about_elements"
+    save_evaluation(result(0.5), tmp_path / name / "fine_tuned")
+    lines = comparison_table(tmp_path, [name], ["fine_tuned"]).splitlines()
+    assert lines[0].endswith(f"  {name}: 20 questions")
+    assert {len(line) for line in lines[2:]} == {len(lines[0])}
+
+
+def test_the_other_index_is_told_in_words_with_one_question_asked_of_both(tmp_path):
+    figures = {"n_changed": 1844, "changed_exact_match": 0.875, "former_exact_match": 0.02}
+    other = Evaluation(figures, [{**prediction(3), "prediction": "80 °C"}])
+    save_evaluation(result(0.5), tmp_path / "test/fine_tuned")
+    save_evaluation(other, tmp_path / "false/other_index")
+    assert swap_report(tmp_path, ["test"], "false").splitlines() == [
+        "The other index, with no training: of 1,844 questions of false that it answers "
+        "differently,",
+        "87.5 % get its answer, 2.0 % that of the first index.",
+        "  question 3 ?  −157 °C → 80 °C",
     ]
 
 

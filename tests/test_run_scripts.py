@@ -242,10 +242,12 @@ def clone(tmp_path):
 def test_the_default_is_the_starter_model_on_the_elements(run, clone):
     done = run(clone / SEQUENCE.name)
     assert done.returncode == 0, done.stderr
-    index, assemble, train, compare = done.calls
+    index, other, assemble, train, compare = done.calls
     data = clone / "data"
     assert f"--passages {data}/elements/passages.tsv" in index
     assert f"--context_encoder {data}/starter/context_encoder" in index
+    assert f"--passages {data}/elements/passages_counterfactual.tsv" in other
+    assert "--output_dir runs/rag_sequence/index_counterfactual" in other
     assert f"--question_encoder {data}/starter/question_encoder" in assemble
     assert f"--generator {data}/starter/generator" in assemble
     assert f"--train_file {data}/elements/train.json" in train
@@ -253,6 +255,8 @@ def test_the_default_is_the_starter_model_on_the_elements(run, clone):
     assert f"--config {clone}/configs/elements.yaml" in train
     tests = f"{data}/elements/test.json {data}/elements/test_unseen.json"
     assert f"--eval_files {tests} --output_dir runs/rag_sequence/evaluation" in compare
+    assert "--other_index runs/rag_sequence/index_counterfactual" in compare
+    assert f"--other_file {data}/elements/test_counterfactual.json" in compare
     assert "trained on" not in done.stdout
 
 
@@ -262,6 +266,7 @@ def test_another_model_on_the_elements_goes_by_its_own_recipe(run, clone):
     assert "--config" not in "".join(done.calls)
     assert "--starting_model facebook/rag-sequence-nq" in done.calls[-1]
     assert "--eval_files t.json --output_dir" in done.calls[-1]
+    assert "counterfactual" not in "".join(done.calls)
     assert "data/elements/validation.json" in done.calls[1]
 
 

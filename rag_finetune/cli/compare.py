@@ -19,12 +19,14 @@ from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.evaluation.compare import (
     EXAMPLES,
     INPUTS,
+    OTHER,
     ROWS,
     check_inputs,
     comparison_table,
     examples,
     fill,
     missing_rows,
+    swap_report,
 )
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 The rows: always the most frequent training answer; the fine-tuned generator without passages
 (closed book); the starting generator with the passages of BM25; the starting model; the fine-tuned
-model. What is in --output_dir is not evaluated again.
+model. With --other_index and --other_file the fine-tuned model also answers from another edition of
+the passages, with no training. What is in --output_dir is not evaluated again.
 """
 
 
@@ -53,6 +56,12 @@ def make_compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train_file", required=True, help="questions that were trained on")
     parser.add_argument(
         "--eval_files", nargs="+", required=True, metavar="FILE", help="questions to evaluate on"
+    )
+    parser.add_argument("--other_index", help="an index of another edition of the passages")
+    parser.add_argument(
+        "--other_file",
+        metavar="FILE",
+        help="questions with its answers, some of them with ids of --eval_files",
     )
     add_question_flags(parser)
     parser.add_argument(
@@ -73,24 +82,35 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     parser = make_compare_parser()
     args = parse(parser, argv)
+    if bool(args.other_index) is not bool(args.other_file):
+        parser.error("--other_index and --other_file go together")
     sets = {Path(file).stem: file for file in args.eval_files}
-    if len(sets) < len(args.eval_files):
-        parser.error("--eval_files must have different names: results are kept under them")
-    for file in (args.train_file, *args.eval_files):
+    others = {Path(file).stem: file for file in [args.other_file] if file}
+    if len({**sets, **others}) < len(args.eval_files) + len(others):
+        parser.error(
+            "--eval_files and --other_file must have different names: results are kept there"
+        )
+    for file in (args.train_file, *sets.values(), *others.values()):
         check_file(file)
     kind_of = _kinds(args.kind_pattern)
     options = decoding_options(args)
     for model in (args.model_name_or_path, args.starting_model):
         require_usable_index(model, args.index)
+    if args.other_index:
+        require_usable_index(args.model_name_or_path, args.other_index)
     folder = Path(args.output_dir)
     _require_room(folder)
     if args.overwrite:
         _remove(folder)
     check_inputs(folder, _inputs(args, options))
-    if missing_rows(folder, list(sets), list(ROWS)):
-        fill(folder, list(sets), _evaluators(args, sets, kind_of, options))
+    if missing_rows(folder, list(sets), list(ROWS)) or missing_rows(folder, list(others), [OTHER]):
+        evaluators = _evaluators(args, {**sets, **others}, kind_of, options)
+        fill(folder, list(sets), {row: evaluators[row] for row in ROWS})
+        fill(folder, list(others), {OTHER: evaluators[OTHER]} if others else {})
         print()
     print(comparison_table(folder, list(sets), list(ROWS)))
+    for name in others:
+        print(f"\n{swap_report(folder, list(sets), name)}")
     first = next(iter(sets))
     print(f"\n{EXAMPLES} questions of {first}, answered by the fine-tuned model; before each")
     print("passage its share in the answer, p(passage | question, answer):\n")
@@ -130,7 +150,7 @@ def _room(settings: Any) -> int | None:
 def _remove(folder: Path) -> None:
     """Remove the results of a comparison, and nothing else that may stand beside them."""
     if (folder / INPUTS).is_file():
-        for row in ROWS:
+        for row in (*ROWS, OTHER):
             for results in folder.glob(f"*/{row}"):
                 shutil.rmtree(results)
         (folder / INPUTS).unlink()
@@ -152,7 +172,8 @@ def _require_room(folder: Path) -> None:
 
 def _inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures depend on; a checkpoint by its name and when it was written."""
-    names = ("train_file", "eval_files", "kind_pattern", "qa_format", "keep_unanswerable", "index")
+    names = "train_file eval_files kind_pattern qa_format keep_unanswerable index".split()
+    names += ["other_index", "other_file"]
     inputs = {f"--{name}": getattr(args, name) for name in names}
     for name in ("model_name_or_path", "starting_model"):
         config = Path(getattr(args, name)) / "config.json"
@@ -176,13 +197,14 @@ def _evaluators(
         require_bm25,
     )
     from rag_finetune.evaluation.evaluate import evaluate_rag
+    from rag_finetune.evaluation.other_index import changed_ids, evaluate_other_index
     from rag_finetune.rag.checkpoint import load_rag
 
     require_bm25()
 
     @functools.cache
-    def load(name: str) -> "Rag":
-        rag = load_rag(name, index=args.index)
+    def load(name: str, index: str | None = args.index) -> "Rag":
+        rag = load_rag(name, index=index)
         rag.model.to(best_device())
         return rag
 
@@ -192,20 +214,26 @@ def _evaluators(
             file, qa_format=args.qa_format, keep_unanswerable=args.keep_unanswerable
         )
 
+    def asked(name: str) -> dict[str, Any]:
+        # The same room for an answer in every row: that which the fine-tuned model has.
+        room = _room(load(args.model_name_or_path).model.generation_config)
+        return {"questions": questions(sets[name]), "max_new_tokens": room, **options}
+
     def by(evaluate: "Callable[..., Evaluation]", model: str) -> "Callable[[str], Evaluation]":
-        def run(name: str) -> "Evaluation":
-            # The same room for an answer in every row: that which the fine-tuned model has.
-            room = {"max_new_tokens": _room(load(args.model_name_or_path).model.generation_config)}
-            shown = {**room, **options, "progress": True}
-            return evaluate(load(model), questions(sets[name]), **shown)
+        return lambda name: evaluate(load(model), **asked(name), progress=True)
 
-        return run
-
-    def closed_book(rag: "Rag", asked: "Dataset", **shown: Any) -> "Evaluation":
-        del shown["n_docs"]
-        return evaluate_closed_book(rag, asked, **shown)
+    def closed_book(rag: "Rag", n_docs: int | None, **shown: Any) -> "Evaluation":
+        return evaluate_closed_book(rag, **shown)
 
     before, after = args.starting_model, args.model_name_or_path
+    former = {row["id"]: row["answers"] for file in args.eval_files for row in questions(file)}
+    if args.other_file:
+        changed_ids(questions(args.other_file), former)  # fails now rather than at the end
+
+    def other_index(name: str) -> "Evaluation":
+        rag = load(after, args.other_index)
+        return evaluate_other_index(rag, former=former, **asked(name), progress=True)
+
     return {
         "most_frequent": lambda name: evaluate_most_frequent(
             questions(args.train_file), questions(sets[name]), kind_of
@@ -214,4 +242,5 @@ def _evaluators(
         "bm25": by(evaluate_lexical, before),
         "starting": by(evaluate_rag, before),
         "fine_tuned": by(evaluate_rag, after),
+        OTHER: other_index,
     }

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 FINE_TUNED = "fine_tuned"
 ROWS = {
     "most_frequent": "most frequent answer",
-    "closed_book": "fine-tuned, closed book",
+    "closed_book": "closed book (fine-tuned)",
     "bm25": "BM25 + starting generator",
-    "starting": "starting model",
-    FINE_TUNED: "fine-tuned",
+    "starting": "starting RAG",
+    FINE_TUNED: "fine-tuned RAG",
 }
-COLUMNS = {
-    "exact_match": "exact match",
-    "f1": "F1",
-    "recall@1": "recall@1",
-    "recall@5": "recall@5",
+OTHER = "other_index"  # no row of the table: the fine-tuned model, over other passages
+CELL = 6  # characters of a column
+COLUMNS = {  # over two lines; "recall" stands above two columns
+    "exact_match": ("exact", "match"),
+    "f1": ("", "F1"),
+    "recall@1": ("rec", "@1"),
+    "recall@5": ("all   ", "@5"),
 }
 INPUTS = "inputs.json"
 EXAMPLES = 5
@@ -78,22 +80,29 @@ def fill(
         evaluators: by row; each evaluates the set of a name.
     """
     for row, name in missing_rows(folder, sets, list(evaluators)):
-        print(f"{name}: {ROWS[row]} …", flush=True)
+        print(f"{name}: {ROWS.get(row, 'fine-tuned RAG over the other index')} …", flush=True)
         save_evaluation(evaluators[row](name), folder / name / row)
 
 
 def comparison_table(folder: Path, sets: Sequence[str], rows: Sequence[str]) -> str:
-    """Figures of every row, a block for each set of questions; what is unknown is a dash."""
-    label = max(len(name) for name in ROWS.values()) + 4
-    lines = [" " * label + "".join(f"{title:>13}" for title in COLUMNS.values())]
-    for name in sets:
-        figures = {row: json.loads(read_text(folder / name / row / METRICS)) for row in rows}
-        count = max(int(metrics["n_examples"]) for metrics in figures.values())
-        lines.append(f"{name} ({count:,} questions)")
-        for row, metrics in figures.items():
-            cells = [_cell(metrics.get(column)) for column in COLUMNS]
-            lines.append(f"{'  ' + ROWS[row]:<{label}}" + "".join(f"{cell:>13}" for cell in cells))
-    return "\n".join(lines)
+    """Figures of every row in per cent, sets of questions side by side; a dash: not known."""
+    figures = [
+        {name: json.loads(read_text(folder / name / row / METRICS)) for name in sets}
+        for row in rows
+    ]
+    titles = {name: f"{name}: {figures[0][name]['n_examples']:,} questions" for name in sets}
+    widths = [2 + max(CELL * len(COLUMNS), len(title)) for title in titles.values()]
+    table = [("per cent", list(titles.values()))]
+    for words in zip(*COLUMNS.values(), strict=True):
+        table.append(("", ["".join(f"{word:>{CELL}}" for word in words)] * len(sets)))
+    for row, metrics in zip(rows, figures, strict=True):
+        cells = [[_cell(metrics[name].get(column)) for column in COLUMNS] for name in sets]
+        table.append((ROWS[row], ["".join(values) for values in cells]))
+    label = max(map(len, ROWS.values()))
+    return "\n".join(
+        (head.ljust(label) + "".join(map(str.rjust, blocks, widths))).rstrip()
+        for head, blocks in table
+    )
 
 
 def examples(folder: Path, name: str, count: int = EXAMPLES) -> str:
@@ -104,9 +113,33 @@ def examples(folder: Path, name: str, count: int = EXAMPLES) -> str:
     return "\n\n".join(_example(predictions[number]) for number in shown)
 
 
+def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
+    """How far the answers follow another index, in words, and one question asked of both.
+
+    Args:
+        folder: of the comparison.
+        sets: names of the sets of questions asked of the first index.
+        name: that of the set asked of the other.
+    """
+    metrics = json.loads(read_text(folder / name / OTHER / METRICS))
+    lines = [
+        f"The other index, with no training: of {int(metrics['n_changed']):,} questions of {name} "
+        "that it answers differently,",
+        f"{100 * metrics['changed_exact_match']:.1f} % get its answer, "
+        f"{100 * metrics['former_exact_match']:.1f} % that of the first index.",
+    ]
+    other = {row["id"]: row for _, row in read_json_lines(folder / name / OTHER / PREDICTIONS)}
+    for first in sets:
+        for _, row in read_json_lines(folder / first / FINE_TUNED / PREDICTIONS):
+            if row["id"] in other:
+                found = other[row["id"]]["prediction"]
+                return "\n".join([*lines, f"  {row['question']}  {row['prediction']} → {found}"])
+    return "\n".join(lines)
+
+
 def _cell(value: float | None) -> str:
-    """A fraction in per cent."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """A fraction in per cent, as wide as a column."""
+    return f"{'–' if value is None else format(100 * value, '.1f'):>{CELL}}"
 
 
 def _example(row: Mapping[str, Any]) -> str:
