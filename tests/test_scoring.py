@@ -8,7 +8,13 @@ import torch
 from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.rag import scoring
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.scoring import Contexts, encode_contexts, score_passages, token_log_probs
+from rag_finetune.rag.scoring import (
+    Contexts,
+    _rounds,
+    encode_contexts,
+    score_passages,
+    token_log_probs,
+)
 
 N_DOCS = 3
 
@@ -138,6 +144,12 @@ def test_a_context_is_read_once_however_many_sequences_it_is_paired_with(rag):
     assert read == [2]
 
 
+def test_sequences_of_a_context_are_scored_from_short_to_long():
+    rows, lengths = torch.tensor([3, 0, 3, 3, 0, 1]), torch.tensor([9, 2, 4, 5, 1, 7])
+    found = [pairs.tolist() for pairs in _rounds(rows, lengths, torch.tensor([0, 3]))]
+    assert found == [[4, 2], [1, 3], [0]]
+
+
 @pytest.mark.parametrize("chunk", [2**27, 1, 300])
 def test_token_log_probs_equal_those_of_the_whole_generator(rag, monkeypatch, chunk):
     monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", chunk)
@@ -161,6 +173,17 @@ def test_token_log_probs_equal_those_of_the_whole_generator(rag, monkeypatch, ch
                 found[pair, : len(target)].double(), expected, rtol=1e-4, atol=1e-5
             )
     assert found[mask].std() > 0.1
+
+
+def test_what_follows_padding_within_a_sequence_is_scored(rag):
+    contexts, [plain] = contexts_of(rag, 1), sequences_of(rag, ["red oslo"])
+    pad = rag.model.config.generator.pad_token_id
+    holed = torch.cat([plain[:2], plain.new_tensor([pad]), plain[2:]]).unsqueeze(0)
+    with torch.no_grad():
+        states = encode_contexts(rag.model.rag.generator, contexts)
+        found, mask = token_log_probs(rag.model, contexts, states, torch.tensor([1]), holed)
+    assert mask[0].tolist() == [token != pad for token in holed[0, 1:].tolist()]
+    assert (found[mask] < 0).all()
 
 
 @pytest.mark.parametrize("per_token", [False, True])

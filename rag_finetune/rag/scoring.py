@@ -116,45 +116,51 @@ def token_log_probs(
         sequences: the sequence of each pair, shape (P, T + 1), from the decoder's start token.
 
     Returns:
-        Log-probabilities in nats, shape (P, T), and True where a token counts, shape (P, T).
+        Log-probabilities in nats, shape (P, T), and True where a token counts, shape (P, T); where
+        none counts, the former mean nothing.
     """
     targets, mask = shift_labels(sequences, model.config.generator.pad_token_id)
     log_probs = torch.zeros(targets.shape, device=targets.device)
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (places * mask).amax(-1)  # up to the last token that counts; (P,)
     per_row = sequences.shape[1] * model.config.generator.vocab_size
     at_once = max(1, LOGITS_PER_CHUNK // per_row)
     for block in context_rows.unique().split(at_once):
         read: Any = DynamicCache()  # keys and values of the contexts of this block
-        for pairs in _rounds(context_rows, block):
+        for pairs in _rounds(context_rows, lengths, block):
             rows = context_rows[pairs]
+            length = int(lengths[pairs].max())
             cache = EncoderDecoderCache(
                 DynamicCache(), _rows_of(read, torch.searchsorted(block, rows))
             )
             logits = model.rag.generator(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
                 attention_mask=contexts.attention_mask[rows],
-                decoder_input_ids=sequences[pairs],
+                decoder_input_ids=sequences[pairs, : length + 1],
                 past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             ).logits[:, :-1]
-            log_probs[pairs] = target_log_probs(logits, targets[pairs])
+            log_probs[pairs, :length] = target_log_probs(logits, targets[pairs, :length])
             if not len(read):
                 read = cache.cross_attention_cache
     return log_probs, mask
 
 
-def _rounds(context_rows: Tensor, block: Tensor) -> Iterator[Tensor]:
+def _rounds(context_rows: Tensor, lengths: Tensor, block: Tensor) -> Iterator[Tensor]:
     """Indices of the pairs of some contexts, split so that none has a context twice.
 
     Args:
         context_rows: the context of each pair, shape (P,).
+        lengths: tokens of the sequence of each pair, shape (P,).
         block: contexts, ascending; each is in some pair.
 
     Yields:
-        First one pair of every context of the block, then the second of those that have two, and
-        so on; by ascending context.
+        First every context of the block with the shortest of its sequences, then those that have
+        two with the second, and so on; by ascending context.
     """
     pairs = torch.isin(context_rows, block).nonzero().squeeze(-1)
+    pairs = pairs[lengths[pairs].argsort(stable=True)]
     rows, order = context_rows[pairs].sort(stable=True)
     pairs = pairs[order]
     number = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)

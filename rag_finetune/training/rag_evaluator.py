@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import RagTokenForGeneration, Seq2SeqTrainer
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from rag_finetune.data.qa import TrainingQuestions, require_columns
@@ -20,6 +22,7 @@ from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.metrics.health import collapse_warnings
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import retrieve
+from rag_finetune.rag.scoring import encode_contexts
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.setup import gather_rows, padded_array
@@ -78,9 +81,12 @@ class RagEvaluator(Seq2SeqTrainer):
                 n_docs=self.retriever.n_docs,
                 depth=RETRIEVAL_DEPTH,
             )
-            contexts = retrieved.contexts
+            # Encoded once, for the loss and for the answers.
+            states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)
+            contexts = replace(retrieved.contexts, states=states)
+            retrieved = replace(retrieved, contexts=contexts)
             outputs = self.rag.model(
-                context_input_ids=contexts.input_ids,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 context_attention_mask=contexts.attention_mask,
                 doc_scores=contexts.doc_scores,
                 decoder_input_ids=labels,
