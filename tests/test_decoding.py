@@ -1,12 +1,12 @@
 """Decoding with trained tiny models, against Transformers' `generate` and against definitions."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import pytest
 import tiny_rag
 import torch
+from mended_generate import mended_generate
 from torch import Tensor
 from trained_rag import trained_rag
 from transformers import GenerationConfig
@@ -129,28 +129,6 @@ def by_definition(rag: Rag, contexts: Contexts, beams: int, thorough: bool) -> l
     return sorted(answers, key=lambda answer: -answer[0])
 
 
-@contextmanager
-def mended_generate(rag: Rag) -> Iterator[None]:
-    """Transformers' RagSequence.generate without two faults of release 5.23.
-
-    It hands the generator no attention mask, so that candidates are read off the padding of
-    shorter contexts too; and beam search fills T5's shorter candidates up with EOS, which
-    are then scored as tokens of the answer (huggingface/transformers#47286).
-    """
-    generator = rag.model.rag.generator
-    generate = generator.generate
-
-    def mended(input_ids: Tensor, **kwargs) -> Tensor:
-        kwargs["attention_mask"] = (input_ids != generator.config.pad_token_id).long()
-        return _pad_after_end(rag.model, generate(input_ids, **kwargs), {})
-
-    generator.generate = mended
-    try:
-        yield
-    finally:
-        del generator.generate
-
-
 def scored_by_both(rag: Rag, sequences: Tensor) -> Tensor:
     """False where the second token is padding: there Transformers leaves out p(z|x)."""
     return sequences[:, 2] != rag.model.config.generator.pad_token_id
@@ -195,7 +173,7 @@ def test_thorough_decoding_equals_generate_one_question_at_a_time(kind, beams, p
             continue
         inputs = native_inputs(one_question(contexts, row))
         assert padded or inputs["context_attention_mask"].all()
-        with mended_generate(rag) if padded else nullcontext(), torch.no_grad():
+        with mended_generate(rag.model) if padded else nullcontext(), torch.no_grad():
             native = rag.model.generate(**inputs, **options)
         loss = rag.model(**inputs, labels=native, exclude_bos_score=True, reduce_loss=False).loss
         assert trimmed(rag, ours.sequences)[row] == trimmed(rag, native)[0]

@@ -53,7 +53,8 @@ retriever = RagRetriever.from_pretrained(
     passages_path={index} + "/passages",
     index_path={index} + "/dense.faiss",
 )
-model = {model_class}.from_pretrained(folder, retriever=retriever)
+model = {model_class}.from_pretrained(folder)
+model.set_retriever(retriever)
 tokenizer = RagTokenizer.from_pretrained(folder)
 inputs = tokenizer.question_encoder(["Which question do you have?"], return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(inputs["input_ids"]), skip_special_tokens=True))
