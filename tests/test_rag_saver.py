@@ -121,6 +121,8 @@ def test_every_folder_that_is_saved_has_a_card_with_its_own_figures(tmp_path):
     for name, card in cards.items():
         assert f"| recall@5 | {100 * evaluated[steps[name]]['eval_recall@5']:.1f} % |" in card
         assert "| learning_rate | 1.0 |" in card and "| max_steps | 2 |" in card
+        assert "| trainable | question_encoder, generator |" in card
+        assert "| lr_scheduler_type | linear |" in card
         assert "| stands in | `index/` |" in card
         assert str(tmp_path) not in card
     assert "| trained on | train.json, 16 questions |" in cards[""]

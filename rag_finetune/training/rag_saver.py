@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
+from transformers import SchedulerType, TrainerState
 
 from rag_finetune.evaluation.plot import can_plot, plot_history
 from rag_finetune.files import write_json
@@ -123,6 +123,8 @@ class RagSaver(RagEvaluator):
         index, args = self.retriever.index, self.args
         is_inside = index_mode(index, args.save_index) == "copy"
         chosen = {name: getattr(args, name) for name in HYPERPARAMETERS}
+        chosen["trainable"] = ", ".join(args.trainable)
+        chosen["lr_scheduler_type"] = SchedulerType(args.lr_scheduler_type).value
         training = {name: value for name, value in chosen.items() if value is not None}
         config = self.rag.model.config
         training |= {name: getattr(config, name) for name in ("n_docs", "max_combined_length")}
