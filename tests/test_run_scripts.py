@@ -341,24 +341,3 @@ def test_tiny_models_memorise_and_a_second_run_prints_the_same_table(script, tmp
     again = run_for_real(script, tmp_path, monkeypatch, *words, **variables)
     start = first.index("         exact match")
     assert first[start:] == again[again.index("         exact match") :]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=lambda path: path.stem)
-@pytest.mark.skipif(
-    not (ROOT / "data/starter/generator/config.json").exists(), reason="no starter model"
-)
-@has_python
-def test_the_default_run_learns_to_look_facts_up(script, tmp_path, monkeypatch):
-    run_for_real(script, tmp_path, monkeypatch)
-    output = tmp_path / "runs" / script.stem.removeprefix("run_")
-    for questions in ("test", "test_unseen"):
-        figures = {
-            row: exact_match(output, questions, row)
-            for row in ("most_frequent", "closed_book", "bm25", "starting", "fine_tuned")
-        }
-        best = figures.pop("fine_tuned")
-        assert best > max(figures.values()), figures
-        assert best >= max(figures["most_frequent"], figures["closed_book"]) + 0.5, figures
-    assert (output / "model" / "training.png").exists()

@@ -1,0 +1,259 @@
+"""Training the generator to find a fact in a passage and to copy it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from networks import new_generator, parameters_of, say
+from sheets import Author, Question
+from tokenizer import END, PAD
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from writer import Passage
+
+POOL = 16  # batches drawn together and sorted by length, so that they hold little padding
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the generator's training.
+
+    Attributes:
+        steps: batches.
+        size: examples a batch.
+        low: words of the shortest passage.
+        high: words of the longest passage; each world draws its own bound up to it.
+        irrelevant: share of passages that do not hold the answer.
+        continued: share of examples that ask for the rest of a sentence in place of a fact.
+        labels: share of relations such as "group 8", beside those drawn anyway.
+        shifted: largest number of positions by which a batch is moved, so that all are learnt.
+    """
+
+    steps: int
+    size: int
+    low: int
+    high: int
+    irrelevant: float = 0.0
+    continued: float = 0.0
+    labels: float = 0.0
+    shifted: int = 0
+
+
+STAGES = (
+    Stage(400, 16, 5, 12, irrelevant=0.02, continued=0.3),
+    Stage(1400, 24, 8, 40, irrelevant=0.02, continued=0.05),
+    Stage(6000, 24, 10, 90, irrelevant=0.03),
+)
+LONGER = (Stage(2500, 24, 20, 120, irrelevant=0.03, labels=0.15, shifted=120),)
+ROUNDS = ((STAGES, 2e-3), ((Stage(2500, 24, 10, 90, irrelevant=0.03),), 1e-3), (LONGER, 1e-3))
+POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
+
+
+def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
+    """What the generator reads and what it should answer, without end."""
+    while True:
+        low, high = stage.low, author.random.randint(2 * stage.low, stage.high)
+        facts_each = max(2, high // 10)
+        world = author.world(
+            author.pick([2, 3, 4, 6]),
+            author.random.randint(2, 2 * facts_each),
+            labels=stage.labels,
+        )
+        parts = -(-len(world.relations) // facts_each)
+        passages = [
+            passage
+            for subject in world.subjects[:3]
+            for passage in world.passages(subject, parts, low, high)
+        ]
+        for passage in passages:
+            facts = sorted(passage.facts)
+            for fact in author.random.sample(facts, min(3, len(facts))):
+                question = world.question(fact, author.chance(0.08))
+                if author.chance(stage.continued):
+                    question = sentence_to_continue(author, passage)
+                elif author.chance(stage.irrelevant):
+                    others = [other for other in passages if fact not in other.facts]
+                    if others:
+                        yield context(author.pick(others), question), question.answer
+                        continue
+                yield context(passage, question), question.answer
+
+
+def context(passage: Passage, question: Question) -> str:
+    """Passage and question as RAG writes them for the generator."""
+    return f"{passage.title} / {passage.text} // {question.text}"
+
+
+def sentence_to_continue(author: Author, passage: Passage) -> Question:
+    """The first words of a sentence, to be answered with the next ones."""
+    words = author.pick(passage.text.split(". ")).rstrip(".").split()
+    cut = min(author.random.randint(2, 3), len(words) - 1)
+    return Question(" ".join(words[:cut]) + " ...", " ".join(words[cut : cut + 10]), ("", ""))
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids, shape (rows, longest)."""
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD
+    )
+
+
+def reading_batches(
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[str, str]], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids of contexts and labels, sorted by length within a pool of batches."""
+    while True:
+        pool = [next(examples) for _ in range(POOL * size)]
+        contexts = tokenizer([text for text, _ in pool])["input_ids"]
+        answers = tokenizer([answer for _, answer in pool])["input_ids"]
+        rows = sorted(range(len(pool)), key=lambda row: len(contexts[row]))
+        starts = torch.randperm(POOL).tolist()
+        for start in starts:
+            chosen = rows[start * size : (start + 1) * size]
+            yield (
+                pad([contexts[row] for row in chosen]),
+                pad([[END, *answers[row]] for row in chosen]),
+            )
+
+
+def where_answers_stand(contexts: Tensor, labels: Tensor, divider: int) -> Tensor:
+    """Which position of the context holds which token of the answer, bool (rows, answer, context).
+
+    Every occurrence of the whole answer before the question counts; position t of the answer is
+    the step of the decoder that writes it. A row whose context lacks the answer has none.
+    """
+    rows, length = contexts.shape
+    places = torch.zeros(rows, labels.shape[1] - 1, length, dtype=torch.bool)
+    for row, (text, label) in enumerate(zip(contexts.tolist(), labels.tolist(), strict=True)):
+        first = next((at for at, token in enumerate(label) if token > END), len(label))
+        answer = [token for token in label[first:] if token > END]
+        question = max(at for at, token in enumerate(text) if token == divider)
+        for start in range(question - len(answer) + 1):
+            if answer and text[start : start + len(answer)] == answer:
+                steps = torch.arange(len(answer))
+                places[row, first - 1 + steps, start + steps] = True
+    return places
+
+
+class Guide(nn.Module):
+    """Shows the generator while it learns where the answer stands; nothing of it is saved.
+
+    Two losses: one head of the last cross-attention should look at the token to be written, and a
+    linear map of the encoder's states should tell which tokens belong to the answer.
+    """
+
+    def __init__(self, model: Any, divider: int) -> None:
+        """Listen to the last cross-attention of the model."""
+        super().__init__()
+        self.finder = nn.Linear(model.config.d_model, 1)
+        self.attention = [model.model.decoder.layers[-1].encoder_attn]  # not a part of the guide
+        self.divider = divider
+        hook = self.attention[0].register_forward_pre_hook(self._listen, with_kwargs=True)
+        self.remove = hook.remove
+
+    def _listen(self, _: nn.Module, args: Sequence[Tensor], kwargs: dict[str, Tensor]) -> None:
+        self.asking = args[0] if args else kwargs["hidden_states"]
+        self.states = kwargs["key_value_states"]
+
+    def forward(self, contexts: Tensor, labels: Tensor) -> Tensor:
+        """The weighted sum of both losses for the batch that the model has just read."""
+        places = where_answers_stand(contexts, labels, self.divider)
+        real, size = contexts != PAD, self.attention[0].head_dim
+        queries = self.attention[0].q_proj(self.asking)[..., :size]
+        keys = self.attention[0].k_proj(self.states)[..., :size]
+        scores = queries @ keys.transpose(1, 2) * size**-0.5
+        shares = scores.masked_fill(~real.unsqueeze(1), -torch.inf).log_softmax(-1)
+        known = places.any(-1)
+        pointing = -shares.masked_fill(~places, -torch.inf).logsumexp(-1)[known].mean()
+        held = places.any(1)
+        counted = real & held.any(1, keepdim=True)
+        finding = binary_cross_entropy_with_logits(
+            self.finder(self.states).squeeze(-1)[counted],
+            held[counted].float(),
+            pos_weight=torch.tensor(5.0),
+        )
+        return POINTING * pointing + FINDING * finding
+
+
+@contextmanager
+def shifted_positions(encoder: Any, places: int) -> Iterator[None]:
+    """Let the encoder take the first token for one that many places later."""
+    table = encoder.embed_positions
+    whole = table.forward
+    table.forward = lambda ids, past=0, position_ids=None: whole(ids, past + places, position_ids)
+    try:
+        yield
+    finally:
+        table.forward = whole
+
+
+def generator_loss(model: Any, contexts: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of an answer's token."""
+    logits = model(
+        input_ids=contexts,
+        attention_mask=(contexts != PAD).long(),
+        decoder_input_ids=labels[:, :-1],
+        use_cache=False,
+    ).logits
+    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=PAD)
+
+
+def train_generator(
+    tokenizer: PreTrainedTokenizerFast, save: Callable[[Any], None], seed: int
+) -> None:
+    """Train a generator from nothing; save it now and then, and at the end."""
+    torch.manual_seed(seed)
+    model = new_generator(len(tokenizer))
+    say(f"generator: {parameters_of(model):,} parameters")
+    for number, (stages, learning_rate) in enumerate(ROUNDS):
+        train_round(model, tokenizer, stages, learning_rate, save, seed + 1 + 10 * number)
+
+
+def train_round(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    stages: Sequence[Stage],
+    learning_rate: float,
+    save: Callable[[Any], None],
+    seed: int,
+) -> None:
+    """Train from a warm-up to a learning rate near zero."""
+    guide = Guide(model, tokenizer.convert_tokens_to_ids("Ġ//"))
+    weights = [*model.parameters(), *guide.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
+    total = sum(stage.steps for stage in stages)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 100, int(total * 1.03))
+    author, losses = Author(seed), []
+    for stage in stages:
+        batches = reading_batches(tokenizer, reading_examples(author, stage), stage.size)
+        for _ in range(stage.steps):
+            contexts, labels = next(batches)
+            with shifted_positions(model.model.encoder, author.random.randint(0, stage.shifted)):
+                loss = generator_loss(model, contexts, labels)
+            (loss + guide(contexts, labels)).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            if len(losses) % 100 == 0:
+                mean = sum(losses[-100:]) / 100
+                say(f"generator: step {len(losses)}, {stage.high} words, loss {mean:.3f}")
+            if len(losses) % 500 == 0:
+                save(model)
+    guide.remove()
+    save(model)
+
+
+@torch.no_grad()
+def read(model: Any, tokenizer: PreTrainedTokenizerFast, contexts: Sequence[str]) -> list[str]:
+    """Greedy answers."""
+    answers = []
+    for start in range(0, len(contexts), 50):
+        ids = pad(tokenizer(list(contexts[start : start + 50]))["input_ids"])
+        out = model.generate(ids, attention_mask=(ids != PAD).long(), max_length=48, num_beams=1)
+        answers += tokenizer.batch_decode(out, skip_special_tokens=True)
+    return answers

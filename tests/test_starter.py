@@ -1,0 +1,206 @@
+"""The starter model of data/starter: what is in the repository, not its training."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+from rag_finetune.metrics.text import exact_match_score
+
+STARTER = ROOT / "data" / "starter"
+MODULES = ("sheets", "relations", "values", "writer", "networks", "reading", "tokenizer")
+PARTS = ("question_encoder", "context_encoder", "generator")
+ELEMENTS = """hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium
+magnesium aluminium aluminum silicon phosphorus sulfur sulphur chlorine argon potassium calcium
+scandium titanium vanadium chromium manganese iron cobalt nickel copper zinc gallium germanium
+arsenic selenium bromine krypton rubidium strontium yttrium zirconium niobium molybdenum technetium
+ruthenium rhodium palladium silver cadmium indium tin antimony tellurium iodine xenon caesium cesium
+barium lanthanum cerium praseodymium neodymium promethium samarium europium gadolinium terbium
+dysprosium holmium erbium thulium ytterbium lutetium hafnium tantalum tungsten rhenium osmium
+iridium platinum gold mercury thallium lead bismuth polonium astatine radon francium radium actinium
+thorium protactinium uranium neptunium plutonium americium curium berkelium californium einsteinium
+fermium mendelevium nobelium lawrencium rutherfordium dubnium seaborgium bohrium hassium meitnerium
+darmstadtium roentgenium copernicium nihonium flerovium moscovium livermorium tennessine
+oganesson""".split()
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+    monkeypatch.syspath_prepend(str(STARTER))
+    import sheets
+
+    yield sheets
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def networks(sheets):
+    import networks
+
+    return networks
+
+
+@pytest.fixture
+def reading(sheets):
+    import reading
+
+    return reading
+
+
+def words_of(text):
+    return set(re.findall(r"[a-z]+", text.lower()))
+
+
+def test_the_words_and_templates_name_no_element():
+    for name in ("words.txt", "templates.json"):
+        assert not words_of((STARTER / name).read_text(encoding="utf-8")) & set(ELEMENTS), name
+
+
+def test_drawn_sheets_name_no_element(sheets):
+    author = sheets.Author(5)
+    for _ in range(100):
+        world = author.world(3, 10)
+        for passage in world.passages(world.subjects[0], 2, 50, 100):
+            assert not words_of(passage.title + " " + passage.text) & set(ELEMENTS)
+
+
+def test_invented_names_are_no_elements(sheets):
+    author = sheets.Author(6)
+    assert not {author.name().lower() for _ in range(20_000)} & set(ELEMENTS)
+
+
+def test_names_of_a_kind_may_end_alike(sheets):
+    names = sheets.Author(8).world(40, 2, 0.0, 0.9).subjects
+    endings = [name[-2:] for name in names]
+    assert max(endings.count(one) for one in set(endings)) >= 10
+
+
+def test_every_answer_stands_in_its_passage(sheets):
+    author = sheets.Author(7)
+    for _ in range(30):
+        world = author.world(4, 10)
+        for passage in world.passages(world.subjects[1], 2, 50, 100):
+            for fact in passage.facts:
+                text = f"{passage.title} {passage.text}".lower()
+                for reverse in (False, True):
+                    question = world.question(fact, reverse)
+                    assert reverse or question.answer.lower() in text, (question, text)
+
+
+def test_the_same_seed_draws_the_same_sheets(sheets):
+    def drawn(seed):
+        world = sheets.Author(seed).world(4, 10)
+        return world.passages(world.subjects[0], 2, 50, 100), sorted(world.values.items())
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_turned_sinusoids_are_those_of_another_position(networks):
+    waves = networks.sinusoids(30)
+    for places in (-2, -1, 1, 5):
+        there = waves[10 + places : 20 + places]
+        assert torch.allclose(waves[10:20] @ networks.turned(places).T, there, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_untrained_generator_looks_at_the_token_before(networks):
+    torch.manual_seed(0)
+    model = networks.new_generator(200).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.randint(5, 200, (2, 30))
+    heads = model.model.encoder(ids, output_attentions=True).attentions[0]
+    for head, place in ((0, -1), (1, 1), (2, -2)):
+        looked = heads[:, head, 5:25].argmax(-1)
+        share = (looked == torch.arange(5, 25) + place).float().mean()
+        assert share >= 0.6, (head, place, share)
+
+
+def test_where_the_answer_stands(reading):
+    contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2], [0, 5, 6, 7, 20, 9, 2, 1, 1, 1]])
+    labels = torch.tensor([[2, 0, 7, 8, 2], [2, 0, 9, 2, 1]])
+    places = reading.where_answers_stand(contexts, labels, divider=20)
+    # step 1 writes the answer's first token; the question, after the divider, does not count
+    assert places.nonzero().tolist() == [[0, 1, 1], [0, 1, 4], [0, 2, 2], [0, 2, 5]]
+
+
+def test_the_guide_listens_and_teaches_the_generator(networks, reading):
+    torch.manual_seed(0)
+    model = networks.new_generator(200)
+    guide = reading.Guide(model, 20)
+    contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2]])
+    labels = torch.tensor([[2, 0, 7, 8, 2]])
+    reading.generator_loss(model, contexts, labels)
+    before = guide(contexts, labels)
+    before.backward()
+    assert model.model.decoder.layers[-1].encoder_attn.q_proj.weight.grad.abs().sum() > 0
+    assert not {name for name, _ in guide.named_parameters()} - {"finder.weight", "finder.bias"}
+
+
+def test_the_three_networks_are_at_most_ten_megabytes():
+    files = [path for name in PARTS for path in (STARTER / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) <= 10e6
+    assert all(path.suffix in (".json", ".safetensors") for path in files)
+
+
+def test_nothing_in_the_folders_names_a_path():
+    for path in STARTER.glob("*/*.json"):
+        assert json.loads(path.read_text(encoding="utf-8")).get("_name_or_path", "") == ""
+
+
+def test_the_encoders_load_and_find_the_passage():
+    texts = ["The melting point of velmora is 431 °C.", "Karduin lies in Osterlond."]
+    titles = ["Velmora", "Karduin"]
+    passages = load_context_encoder(str(STARTER / "context_encoder")).encode(texts, titles)
+    asked = ["At what temperature does velmora melt?", "Where is Karduin?"]
+    questions = load_question_encoder(str(STARTER / "question_encoder")).encode(asked)
+    assert (questions @ passages.T).argmax(axis=1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_any_text_is_spelt_and_read_back(name):
+    tokenizer = AutoTokenizer.from_pretrained(STARTER / name)
+    texts = ["What is McX-Ray (Fe)?", "−38.8 °C, 1,538", " two  spaces\n", "日本 🎉 Ünï", ""]
+    for text in texts:
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_the_tokenizers_are_the_same_and_ignore_capitals_but_for_a_mark():
+    tokenizers = [AutoTokenizer.from_pretrained(STARTER / name) for name in PARTS]
+    assert len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers}) == 1
+    small, large = (tokenizers[0].tokenize(text) for text in ("velmora", "Velmora"))
+    assert large == ["Ď", *small]
+    assert tokenizers[0].tokenize("year 1873")[1:] == ["Ġ18", "73"]
+
+
+def test_a_pair_has_two_types_for_the_encoders_and_none_for_the_generator():
+    encoder, generator = (AutoTokenizer.from_pretrained(STARTER / name) for name in PARTS[1:])
+    pair = encoder("a", "b")
+    assert encoder.convert_ids_to_tokens(pair["input_ids"]) == ["<s>", "Ġa", "</s>", "Ġb", "</s>"]
+    assert pair["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert set(generator("a")) == {"input_ids", "attention_mask"}
+
+
+def test_unseen_sheets_are_answered(sheets):
+    author = sheets.Author(2_000_003)
+    asked = []
+    while len(asked) < 40:
+        world = author.world(4, 10)
+        passage = world.passages(world.subjects[0], 2, 30, 80)[0]
+        own = [fact for fact in sorted(passage.facts) if fact[0] == world.subjects[0]]
+        for fact in own[:2]:
+            question = world.question(fact)
+            asked.append((f"{passage.title} / {passage.text} // {question.text}", question.answer))
+    tokenizer = AutoTokenizer.from_pretrained(STARTER / "generator")
+    model = AutoModelForSeq2SeqLM.from_pretrained(STARTER / "generator").eval()
+    ids = tokenizer([text for text, _ in asked], padding=True, return_tensors="pt")
+    predicted = tokenizer.batch_decode(
+        model.generate(**ids, max_length=48, num_beams=1), skip_special_tokens=True
+    )
+    scores = [exact_match_score(p, [gold]) for p, (_, gold) in zip(predicted, asked, strict=True)]
+    assert sum(scores) / len(scores) >= 0.75
