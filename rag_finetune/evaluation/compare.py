@@ -119,7 +119,7 @@ def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
     Args:
         folder: of the comparison.
         sets: names of the sets of questions asked of the first index.
-        name: that of the set asked of the other.
+        name: that of the set asked of the other; its first question with other answers is shown.
     """
     metrics = json.loads(read_text(folder / name / OTHER / METRICS))
     lines = [
@@ -131,9 +131,14 @@ def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
     other = {row["id"]: row for _, row in read_json_lines(folder / name / OTHER / PREDICTIONS)}
     for first in sets:
         for _, row in read_json_lines(folder / first / FINE_TUNED / PREDICTIONS):
-            if row["id"] in other:
-                found = other[row["id"]]["prediction"]
-                return "\n".join([*lines, f"  {row['question']}  {row['prediction']} → {found}"])
+            found = other.get(row["id"])
+            if (
+                found
+                and found["question"] == row["question"]
+                and found["answers"] != row["answers"]
+            ):
+                shown = f"  {row['question']}  {row['prediction']} → {found['prediction']}"
+                return "\n".join([*lines, shown])
     return "\n".join(lines)
 
 
