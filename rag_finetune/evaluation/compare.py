@@ -33,8 +33,18 @@ COLUMNS = {  # over two lines; "recall" stands above two columns
     "recall@5": ("all   ", "@5"),
 }
 INPUTS = "inputs.json"
+MARK = {"made by": "rag-finetune compare"}  # the folder is ours; run_rag_sequence.sh looks for it
 EXAMPLES = 5
 SNIPPET = 60  # characters of a passage that are shown
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is one that `check_inputs` has written to."""
+    try:
+        found = json.loads(read_text(folder / INPUTS))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.items() >= MARK.items()
 
 
 def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
@@ -49,15 +59,15 @@ def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
     """
     path = folder / INPUTS
     if not path.exists():
-        write_json(path, inputs)
+        write_json(path, {**MARK, **inputs})
         return
     before = json.loads(read_text(path))
-    now = json.loads(json.dumps(inputs))
+    now = json.loads(json.dumps({**MARK, **inputs}))
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
         raise ValueError(
             f"{folder}: holds a comparison of other inputs; {', '.join(differing)} differ. Choose "
-            "another --output_dir, or give --overwrite."
+            "another --output_dir, remove that folder, or give --overwrite."
         )
 
 
