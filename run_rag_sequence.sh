@@ -88,7 +88,7 @@ if [ -z "${PASSAGES:-}" ]; then
     fi
 fi
 # shellcheck source=.ci/environment.sh
-source "$here/.ci/environment.sh" all
+source "$here/.ci/environment.sh" all bm25s matplotlib
 
 question_encoder=${QUESTION_ENCODER:-facebook/dpr-question_encoder-single-nq-base}
 context_encoder=${CONTEXT_ENCODER:-$(python -m rag_finetune.encoders.pairs "${MODEL:-$question_encoder}")}
@@ -105,9 +105,9 @@ if [ -n "${VALIDATION_FILE:-}" ]; then
 fi
 
 # What OUTPUT_DIR was made from: steps are skipped for the same inputs only.
-inputs=$(printf '%s\n' "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" "VALIDATION_FILE=${VALIDATION_FILE:-}" \
-    "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
-    "MODEL=${MODEL:-$question_encoder and $generator as $model_type}" "flags of train: $*")
+inputs=$(printf '%s\n' "MODEL_TYPE=$model_type" "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" \
+    "VALIDATION_FILE=${VALIDATION_FILE:-}" "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
+    "MODEL=${MODEL:-$question_encoder and $generator}" "flags of train: $*")
 if [ -e "$output/inputs.txt" ] && [ "$inputs" != "$(cat "$output/inputs.txt")" ]; then
     echo "error: $output was made from other inputs. Choose another OUTPUT_DIR, or remove that folder." >&2
     { diff "$output/inputs.txt" <(echo "$inputs") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
@@ -116,11 +116,19 @@ fi
 mkdir -p "$output"
 echo "$inputs" >"$output/inputs.txt"
 
+# Before a step is done anew: what was measured is of something that will no longer be there.
+drop_evaluation() {
+    if grep -qs '"made by": "rag-finetune compare"' "$output/evaluation/inputs.json"; then
+        rm -rf "$output/evaluation"
+    fi
+}
+
 make_index() { # of the passages $1, in the folder $2
     if [ -e "$2/manifest.json" ]; then
         echo "1/4 index: $2 is there, skipped."
         return
     fi
+    drop_evaluation
     echo "1/4 index: $1 to $2, encoded by $context_encoder."
     python -m rag_finetune index --passages "$1" --context_encoder "$context_encoder" --output_dir "$2"
 }
@@ -133,6 +141,7 @@ if [ -n "${MODEL:-}" ]; then
 elif [ -e "$output/assembled/config.json" ]; then
     echo "2/4 assemble: $output/assembled is there, skipped."
 else
+    drop_evaluation
     echo "2/4 assemble: $question_encoder and $generator as $model_type to $output/assembled."
     python -m rag_finetune assemble --question_encoder "$question_encoder" --generator "$generator" \
         --model_type "$model_type" --index "$output/index" --questions "$TRAIN_FILE" --output_dir "$output/assembled"
@@ -141,6 +150,7 @@ fi
 if [ -e "$output/model/train_results.json" ]; then
     echo "3/4 train: $output/model is there, skipped."
 else
+    drop_evaluation
     echo "3/4 train: on $TRAIN_FILE, $processes process(es), to $output/model."
     if compgen -G "$output/model/checkpoint-*/trainer_state.json" >/dev/null; then
         echo "    An earlier training was interrupted: going on from its last checkpoint."
@@ -159,7 +169,6 @@ else
             train_flags+=(--use_cpu)
         fi
     fi
-    compare_flags+=(--overwrite) # what may be there is of an earlier model
     "${launch[@]}" -m rag_finetune train --model_name_or_path "$start" \
         --index "$output/index" --train_file "$TRAIN_FILE" --output_dir "$output/model" "${train_flags[@]}" "$@"
 fi
@@ -171,12 +180,19 @@ echo "4/4 compare: $output/model with its start and with baselines, to $output/e
 python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
     --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \
     "${compare_flags[@]}"
-cat <<END
-
-$output/index                 the index${other_passages:+; beside it index_counterfactual}
-$output/model                 the model, its card (README.md), tokenizers and index: one folder that can be moved
-$output/model/training.png    loss, exact match and recall over training
-$output/evaluation            every answer with its passages, every figure
-
-Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin
-END
+index="the index"
+[ -z "$other_passages" ] || index="the index; beside it index_counterfactual"
+model="the model, its card (README.md) and tokenizers"
+if [ -e "$output/model/index/manifest.json" ]; then
+    model="the model, its card (README.md), tokenizers and index: one folder that can be moved"
+fi
+tell() { printf '%-37s %s\n' "$@"; }
+echo
+tell "$output/index" "$index"
+tell "$output/model" "$model"
+if [ -e "$output/model/training.png" ]; then
+    tell "$output/model/training.png" "loss, exact match and recall over training"
+fi
+tell "$output/evaluation" "every answer with its passages, every figure"
+echo
+echo "Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin"

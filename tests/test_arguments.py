@@ -198,6 +198,13 @@ def test_arguments_can_be_made_from_arguments():
     assert again.to_dict() == first.to_dict() | {"seed": 7}
 
 
+def test_arguments_can_be_made_from_arguments_as_data():
+    first = arguments(max_steps=7, n_docs=3)
+    again = RagTrainingArguments(**first.to_dict())
+    assert again.hub_token is None
+    assert again.to_dict() == first.to_dict()
+
+
 # ---- Defaults, and what depends on one another ----
 
 

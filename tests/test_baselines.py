@@ -3,6 +3,7 @@
 import importlib.util
 import math
 
+import bm25s
 import pytest
 import tiny_rag
 from datasets import Dataset
@@ -118,6 +119,18 @@ def test_the_scores_of_bm25_weigh_the_passages(rag):
     passages = evaluation.predictions[0]["passages"]
     assert [(p["id"], p["score"]) for p in passages] == [(p["id"], p["score"]) for p in found]
     assert sum(p["posterior"] for p in passages) == pytest.approx(1.0)
+
+
+def test_an_index_is_made_ready_for_bm25_once(rag, monkeypatch):
+    made = []
+    real = bm25s.BM25.index
+    monkeypatch.setattr(
+        bm25s.BM25, "index", lambda *words, **more: (made.append(1), real(*words, **more))
+    )
+    bm25_search.cache_clear()
+    for _ in range(2):
+        evaluate_lexical(rag, tiny_rag.questions().select([0]))
+    assert made == [1]
 
 
 def test_what_bm25_finds_does_not_depend_on_the_batch(rag):

@@ -111,13 +111,27 @@ def test_other_flags_are_refused_or_replace_what_is_there(tmp_path):
     assert (tmp_path / "out/mine.txt").read_text() == "kept"
 
 
-def test_a_model_that_was_trained_anew_is_other_inputs(tmp_path):
+def test_inputs_count_by_content_and_not_by_spelling_or_time(tmp_path, monkeypatch):
     copy = tmp_path / "model"
     shutil.copytree(learnt_checkpoint(), copy)
     words = ["--model_name_or_path", copy, "--max_new_tokens", "2"]
+    shutil.copy(tiny_job() / "train.json", tmp_path / "asked.json")
+    words += ["--eval_files", tmp_path / "asked.json"]
     ok(*compare_words(tmp_path / "out", *words))
-    os.utime(copy / "config.json", (1, 1))
-    assert "--model_name_or_path differ" in error_of(*compare_words(tmp_path / "out", *words))
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    os.utime(copy / "config.json", (1, 1))  # its content is the same
+    same = ["--model_name_or_path", f"{os.path.relpath(copy)}/", *words[2:]]
+    ok(*compare_words(tmp_path / "out", *same))
+    for file, flag in (
+        (copy / "model.safetensors", "--model_name_or_path"),
+        (tmp_path / "asked.json", "--eval_files"),
+        (copy / "index/manifest.json", "--index"),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        message = error_of(*compare_words(tmp_path / "out", *words))
+        assert f"of other inputs; {flag} differ" in message
+        file.write_bytes(before)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -127,6 +141,47 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         assert "is not empty and holds no comparison" in message
     assert "is a file" in error_of(*compare_words(tmp_path / "mine.txt"))
     assert files_under(tmp_path) == {"mine.txt"}
+    theirs = tmp_path / "theirs/test/starting/kept.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("x")
+    (tmp_path / "theirs/inputs.json").write_text("{}")
+    message = error_of(*compare_words(tmp_path / "theirs", "--overwrite"))
+    assert "holds no comparison" in message and theirs.exists()
+
+
+def test_the_start_reads_and_answers_as_the_fine_tuned_model_does(tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(learnt_checkpoint(), start)
+    for name, changed in {
+        "config.json": {
+            "architectures": ["RagTokenForGeneration"],
+            "n_docs": 1,
+            "max_combined_length": 9,
+        },
+        "generation_config.json": {"num_beams": 3},
+    }.items():
+        found = json.loads((start / name).read_text())
+        (start / name).write_text(json.dumps(found | changed))
+    ok(*compare_words(tmp_path / "out", "--starting_model", start))
+    read = {
+        row: (tmp_path / "out/train" / row / "predictions.jsonl").read_text()
+        for row in ("starting", "fine_tuned")
+    }
+    assert read["starting"] == read["fine_tuned"]  # the same weights
+    bm25 = (tmp_path / "out/train/bm25/predictions.jsonl").read_text().splitlines()
+    assert len(json.loads(bm25[0])["passages"]) > 1
+
+
+def test_an_id_of_two_questions_cannot_be_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    rows = json.loads((tiny_job() / "train.json").read_text())
+    for name, part in (("a", rows[:4]), ("b", rows[4:8]), ("edition", rows[:4])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))  # their ids are row numbers
+    words = ["--eval_files", tmp_path / "a.json", tmp_path / "b.json"]
+    words += ["--other_index", learnt_checkpoint() / "index"]
+    words += ["--other_file", tmp_path / "edition.json"]
+    message = error_of(*compare_words(tmp_path / "out", *words))
+    assert 'b.json: the id "0" is that of another question in' in message
 
 
 @pytest.mark.parametrize(

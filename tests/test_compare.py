@@ -73,7 +73,9 @@ def test_a_long_name_of_a_set_has_room(tmp_path):
 
 def test_the_other_index_is_told_in_words_with_one_question_asked_of_both(tmp_path):
     figures = {"n_changed": 1844, "changed_exact_match": 0.875, "former_exact_match": 0.02}
-    other = Evaluation(figures, [{**prediction(3), "prediction": "80 °C"}])
+    changed = {"answers": ["80 °C"], "prediction": "80 °C"}
+    rows = [prediction(0), {**prediction(1), **changed, "question": "another question ?"}]
+    other = Evaluation(figures, [*rows, {**prediction(3), **changed}])
     save_evaluation(result(0.5), tmp_path / "test/fine_tuned")
     save_evaluation(other, tmp_path / "false/other_index")
     assert swap_report(tmp_path, ["test"], "false").splitlines() == [

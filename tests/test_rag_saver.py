@@ -121,6 +121,7 @@ def test_every_folder_that_is_saved_has_a_card_with_its_own_figures(tmp_path):
     for name, card in cards.items():
         assert f"| recall@5 | {100 * evaluated[steps[name]]['eval_recall@5']:.1f} % |" in card
         assert "| learning_rate | 1.0 |" in card and "| max_steps | 2 |" in card
+        assert "num_train_epochs" not in card
         assert "| trainable | question_encoder, generator |" in card
         assert "| lr_scheduler_type | linear |" in card
         assert "| stands in | `index/` |" in card
@@ -131,9 +132,10 @@ def test_every_folder_that_is_saved_has_a_card_with_its_own_figures(tmp_path):
 
 
 def test_without_validation_a_card_has_no_figures(tmp_path):
-    train_tiny(tmp_path, save_index="none").finish({})
+    train_tiny(tmp_path, save_index="none", max_steps=-1, num_train_epochs=0.5).finish({})
     card = (tmp_path / "run/README.md").read_text()
     assert "validation" not in card
+    assert "| num_train_epochs | 0.5 |" in card and "max_steps" not in card
     assert "| stands in | a folder of its own, not here |" in card
 
 

@@ -114,11 +114,20 @@ def test_the_steps_are_run_in_order(run, own):
             " --train_file train_file --output_dir out/model --model_type rag_sequence --n_docs 3",
             "python -m rag_finetune compare --model_name_or_path out/model"
             " --starting_model out/assembled --index out/index --train_file train_file"
-            " --eval_files train_file --output_dir out/evaluation --overwrite",
+            " --eval_files train_file --output_dir out/evaluation",
         )
     ]
     assert "the table is of the questions trained on" in done.stdout
-    assert "\nout/model/training.png " in done.stdout
+
+
+def test_the_last_lines_name_only_what_is_there(run, own, tmp_path):
+    bare = run(SEQUENCE, **own)
+    assert "\nout/model " in bare.stdout
+    assert "training.png" not in bare.stdout and "can be moved" not in bare.stdout
+    leave(tmp_path, "model/index/manifest.json", "model/training.png", "model/train_results.json")
+    whole = run(SEQUENCE, **own)
+    assert "\nout/model/training.png " in whole.stdout
+    assert "tokenizers and index: one folder that can be moved" in whole.stdout
 
 
 def test_the_other_script_trains_rag_token(run, own):
@@ -135,6 +144,21 @@ def test_steps_already_done_are_skipped_and_the_table_shown(run, own, tmp_path):
     [call] = done.calls
     assert call.startswith("python -m rag_finetune compare ")
     assert "--overwrite" not in call
+
+
+@pytest.mark.parametrize("redone", ["index/manifest.json", "assembled/config.json", "model"])
+def test_a_step_done_anew_takes_the_old_comparison_away_before_it(run, own, tmp_path, redone):
+    there = ["index/manifest.json", "assembled/config.json", "model/train_results.json"]
+    leave(tmp_path, *(name for name in there if not name.startswith(redone)))
+    leave(tmp_path, "evaluation/inputs.json")
+    # Ended where the step begins: a second run would find the step done.
+    (tmp_path / "tools" / "python").write_text(STAND_IN.replace("echo >>", "exit 3; echo >>"))
+    assert run(SEQUENCE, **own).returncode == 3
+    assert (tmp_path / "out/evaluation/inputs.json").exists()  # not known as ours
+    inputs = {"made by": "rag-finetune compare"}
+    (tmp_path / "out/evaluation/inputs.json").write_text(json.dumps(inputs))
+    assert run(SEQUENCE, **own).returncode == 3
+    assert not (tmp_path / "out/evaluation").exists()
 
 
 def test_an_interrupted_training_goes_on(run, own, tmp_path):
@@ -155,6 +179,22 @@ def test_a_folder_made_from_other_inputs_is_refused_and_the_difference_shown(run
     assert other.returncode == 2
     assert "was made from other inputs. Choose another OUTPUT_DIR" in other.stderr
     assert "now:  PASSAGES=other.tsv" in other.stderr
+
+
+def test_a_folder_of_the_other_head_is_refused(run, own):
+    assert run(SEQUENCE, MODEL="facebook/rag-sequence-nq", **own).returncode == 0
+    other = run(TOKEN, MODEL="facebook/rag-sequence-nq", **own)
+    assert (other.returncode, other.calls) == (2, [])
+    assert "now:  MODEL_TYPE=rag_token" in other.stderr
+
+
+@pytest.mark.parametrize("missing", ["bm25s", "matplotlib"])
+def test_an_environment_without_what_the_table_needs_is_not_taken(run, own, tmp_path, missing):
+    told = f'case "$*" in *"-P -c"*" {missing}"*) exit 1 ;; esac\n'
+    head, rest = STAND_IN.split("\n", 1)
+    (tmp_path / "tools" / "python").write_text(f"{head}\n{told}{rest}")
+    done = run(SEQUENCE, VENV="", PYTHON="false", **own)
+    assert (done.returncode, done.calls) == (1, [])
 
 
 def test_a_training_that_left_no_whole_checkpoint_starts_anew(run, own, tmp_path):

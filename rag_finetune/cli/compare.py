@@ -25,11 +25,17 @@ from rag_finetune.evaluation.compare import (
     comparison_table,
     examples,
     fill,
+    is_comparison,
     missing_rows,
     swap_report,
 )
+from rag_finetune.evaluation.identity import (
+    identify_checkpoint,
+    identify_index,
+    identify_questions,
+)
 from rag_finetune.files import check_file
-from rag_finetune.rag.index_choice import require_usable_index
+from rag_finetune.rag.index_choice import own_index, require_usable_index
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +47,8 @@ EPILOG = """\
 The rows: always the most frequent training answer; the fine-tuned generator without passages
 (closed book); the starting generator with the passages of BM25; the starting model; the fine-tuned
 model. With --other_index and --other_file the fine-tuned model also answers from another edition of
-the passages, with no training. What is in --output_dir is not evaluated again.
+the passages, with no training. Every row reads and answers as the fine-tuned model does: its head,
+n_docs, beams and lengths. What is in --output_dir is not evaluated again.
 """
 
 
@@ -149,7 +156,7 @@ def _room(settings: Any) -> int | None:
 
 def _remove(folder: Path) -> None:
     """Remove the results of a comparison, and nothing else that may stand beside them."""
-    if (folder / INPUTS).is_file():
+    if is_comparison(folder):
         for row in (*ROWS, OTHER):
             for results in folder.glob(f"*/{row}"):
                 shutil.rmtree(results)
@@ -164,22 +171,44 @@ def _require_room(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / INPUTS).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not is_comparison(folder):
         raise FileExistsError(
             f"{folder}: is not empty and holds no comparison. Choose another --output_dir."
         )
 
 
 def _inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figures depend on; a checkpoint by its name and when it was written."""
-    names = "train_file eval_files kind_pattern qa_format keep_unanswerable index".split()
-    names += ["other_index", "other_file"]
-    inputs = {f"--{name}": getattr(args, name) for name in names}
-    for name in ("model_name_or_path", "starting_model"):
-        config = Path(getattr(args, name)) / "config.json"
-        written = config.stat().st_mtime_ns if config.is_file() else None
-        inputs[f"--{name}"] = [getattr(args, name), written]
+    """What the figures depend on, by its content and not by how it is spelt."""
+    names = ("kind_pattern", "qa_format", "keep_unanswerable")
+    inputs: dict[str, Any] = {f"--{name}": getattr(args, name) for name in names}
+    inputs["--train_file"] = identify_questions(args.train_file)
+    inputs["--eval_files"] = [identify_questions(file) for file in args.eval_files]
+    inputs["--other_file"] = args.other_file and identify_questions(args.other_file)
+    inputs["--other_index"] = args.other_index and identify_index(args.other_index)
+    models = (args.model_name_or_path, args.starting_model)
+    inputs["--model_name_or_path"], inputs["--starting_model"] = map(identify_checkpoint, models)
+    indexes = [args.index or own_index(model) for model in models]
+    inputs["--index"] = [index and identify_index(index) for index in indexes]
     return inputs | {f"--{name}": value for name, value in options.items()}
+
+
+def _former(tables: "Mapping[str, Dataset]") -> dict[str, dict[str, Any]]:
+    """The questions of several files by their ids, to find them again in the file of an edition.
+
+    Raises:
+        ValueError: an id stands for different questions.
+    """
+    former: dict[str, dict[str, Any]] = {}
+    places: dict[str, str] = {}
+    for file, table in tables.items():
+        for row in table:
+            first = places.setdefault(row["id"], file)
+            if former.setdefault(row["id"], row)["question"] != row["question"]:
+                raise ValueError(
+                    f'{file}: the id "{row["id"]}" is that of another question in {first}, so that '
+                    "--other_file cannot name one of them. Give every question an id of its own."
+                )
+    return former
 
 
 def _evaluators(
@@ -198,13 +227,19 @@ def _evaluators(
     )
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.evaluation.other_index import changed_ids, evaluate_other_index
-    from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.checkpoint import MODEL_TYPES, load_rag
 
     require_bm25()
 
     @functools.cache
     def load(name: str, index: str | None = args.index) -> "Rag":
-        rag = load_rag(name, index=index)
+        if name == args.model_name_or_path:
+            rag = load_rag(name, index=index)
+        else:  # it reads and answers like the fine-tuned model
+            model = load(args.model_name_or_path).model
+            [head] = [head for head, kind in MODEL_TYPES.items() if isinstance(model, kind)]
+            rag = load_rag(name, index=index, model_type=head)
+            rag.model.config.max_combined_length = model.config.max_combined_length
         rag.model.to(best_device())
         return rag
 
@@ -215,9 +250,12 @@ def _evaluators(
         )
 
     def asked(name: str) -> dict[str, Any]:
-        # The same room for an answer in every row: that which the fine-tuned model has.
-        room = _room(load(args.model_name_or_path).model.generation_config)
-        return {"questions": questions(sets[name]), "max_new_tokens": room, **options}
+        # The same in every row: what was not asked for is as the fine-tuned model has it.
+        model = load(args.model_name_or_path).model
+        settings = model.generation_config
+        same = {"max_new_tokens": _room(settings), "num_beams": settings.num_beams or 1}
+        n_docs = options["n_docs"] or model.config.n_docs
+        return {"questions": questions(sets[name]), **same, **options, "n_docs": n_docs}
 
     def by(evaluate: "Callable[..., Evaluation]", model: str) -> "Callable[[str], Evaluation]":
         return lambda name: evaluate(load(model), **asked(name), progress=True)
@@ -226,8 +264,9 @@ def _evaluators(
         return evaluate_closed_book(rag, **shown)
 
     before, after = args.starting_model, args.model_name_or_path
-    former = {row["id"]: row["answers"] for file in args.eval_files for row in questions(file)}
+    former: dict[str, dict[str, Any]] = {}
     if args.other_file:
+        former = _former({file: questions(file) for file in args.eval_files})
         changed_ids(questions(args.other_file), former)  # fails now rather than at the end
 
     def other_index(name: str) -> "Evaluation":

@@ -1,5 +1,6 @@
 """What a model must beat: the most frequent answer, no passages at all, and BM25's passages."""
 
+import functools
 import importlib.util
 import math
 from collections import Counter, defaultdict
@@ -135,11 +136,13 @@ def require_bm25() -> None:
         raise ValueError("BM25 needs bm25s: pip install 'rag-finetune[lexical]'.")
 
 
+@functools.lru_cache(maxsize=1)
 def bm25_search(index: PassageIndex) -> Callable[[list[str], int], list[list[dict[str, Any]]]]:
     """A search by words over the titles and texts of an index.
 
     Lucene's BM25 with k₁ = 1.5 and b = 0.75 over lower-cased words, without stemming or a list of
-    stop words, as these belong to one language.
+    stop words, as these belong to one language. That of the last index is kept: several sets of
+    questions are asked of it.
 
     Returns:
         A function of questions and a depth: id, document_id, title, text and score of so many

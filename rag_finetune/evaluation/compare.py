@@ -33,8 +33,18 @@ COLUMNS = {  # over two lines; "recall" stands above two columns
     "recall@5": ("all   ", "@5"),
 }
 INPUTS = "inputs.json"
+MARK = {"made by": "rag-finetune compare"}  # the folder is ours; run_rag_sequence.sh looks for it
 EXAMPLES = 5
 SNIPPET = 60  # characters of a passage that are shown
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is one that `check_inputs` has written to."""
+    try:
+        found = json.loads(read_text(folder / INPUTS))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.items() >= MARK.items()
 
 
 def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
@@ -49,15 +59,15 @@ def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
     """
     path = folder / INPUTS
     if not path.exists():
-        write_json(path, inputs)
+        write_json(path, {**MARK, **inputs})
         return
     before = json.loads(read_text(path))
-    now = json.loads(json.dumps(inputs))
+    now = json.loads(json.dumps({**MARK, **inputs}))
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
         raise ValueError(
             f"{folder}: holds a comparison of other inputs; {', '.join(differing)} differ. Choose "
-            "another --output_dir, or give --overwrite."
+            "another --output_dir, remove that folder, or give --overwrite."
         )
 
 
@@ -119,7 +129,7 @@ def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
     Args:
         folder: of the comparison.
         sets: names of the sets of questions asked of the first index.
-        name: that of the set asked of the other.
+        name: that of the set asked of the other; its first question with other answers is shown.
     """
     metrics = json.loads(read_text(folder / name / OTHER / METRICS))
     lines = [
@@ -131,9 +141,14 @@ def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
     other = {row["id"]: row for _, row in read_json_lines(folder / name / OTHER / PREDICTIONS)}
     for first in sets:
         for _, row in read_json_lines(folder / first / FINE_TUNED / PREDICTIONS):
-            if row["id"] in other:
-                found = other[row["id"]]["prediction"]
-                return "\n".join([*lines, f"  {row['question']}  {row['prediction']} → {found}"])
+            found = other.get(row["id"])
+            if (
+                found
+                and found["question"] == row["question"]
+                and found["answers"] != row["answers"]
+            ):
+                shown = f"  {row['question']}  {row['prediction']} → {found['prediction']}"
+                return "\n".join([*lines, shown])
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """The same model over another index: do its answers follow what the passages say?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -10,14 +10,14 @@ from rag_finetune.metrics.text import exact_match_score
 
 
 def evaluate_other_index(
-    rag: Any, questions: Dataset, former: Mapping[str, Sequence[str]], **options: Any
+    rag: Any, questions: Dataset, former: Mapping[str, Mapping[str, Any]], **options: Any
 ) -> Evaluation:
     """Answer questions from another edition of the passages, and see whose answers come.
 
     Args:
         rag: what `load_rag` gave, with the other index.
         questions: as for `evaluate_rag`, with the answers of the other edition.
-        former: the answers of the first edition, by the id of the question.
+        former: question and answers of the first edition, by the id of the question.
         **options: what `evaluate_rag` takes.
 
     Returns:
@@ -33,7 +33,7 @@ def evaluate_other_index(
     rows = [row for row in evaluation.predictions if row["id"] in changed]
     count = len(rows)
     now = sum(exact_match_score(row["prediction"], row["answers"]) for row in rows)
-    then = sum(exact_match_score(row["prediction"], former[row["id"]]) for row in rows)
+    then = sum(exact_match_score(row["prediction"], former[row["id"]]["answers"]) for row in rows)
     evaluation.metrics |= {
         "n_changed": count,
         "changed_exact_match": now / count,
@@ -42,25 +42,28 @@ def evaluate_other_index(
     return evaluation
 
 
-def changed_ids(questions: Dataset, former: Mapping[str, Sequence[str]]) -> set[str]:
-    """Ids of the questions that have answers in both editions, none of which match.
+def changed_ids(questions: Dataset, former: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Ids of the questions that both editions ask, and have answers to, none of which match.
 
     Args:
-        questions: columns id, answers.
-        former: the answers of the first edition, by the id of the question.
+        questions: columns id, question, answers.
+        former: question and answers of the first edition, by the id of the question. An id alone
+            may be a row number, so the question must be the same.
 
     Raises:
         ValueError: there is none.
     """
     changed = set()
-    for row in questions.select_columns(["id", "answers"]):
+    for row in questions.select_columns(["id", "question", "answers"]):
         before = former.get(row["id"])
-        if before and row["answers"]:
-            if not any(exact_match_score(answer, before) for answer in row["answers"]):
+        if before and before["question"] == row["question"] and before["answers"]:
+            matches = [exact_match_score(answer, before["answers"]) for answer in row["answers"]]
+            if matches and not any(matches):
                 changed.add(row["id"])
     if not changed:
         raise ValueError(
-            f"None of the {len(questions):,} questions for the other index has the id of one for "
-            "the first and another answer: nothing would show which index is followed."
+            f"None of the {len(questions):,} questions for the other index has the id and the "
+            "text of one for the first and another answer: nothing would show which index is "
+            "followed."
         )
     return changed

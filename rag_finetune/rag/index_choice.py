@@ -60,6 +60,12 @@ def require_known_pair(question_encoder: str, index: str) -> None:
         )
 
 
+def own_index(model: str) -> Path | None:
+    """The index folder that a checkpoint names as its own; None where it names none."""
+    named = _read_object(Path(model) / INDEX_REFERENCE).get("index")
+    return Path(model) / named if isinstance(named, str) else None
+
+
 def right_encoder(model: str) -> str:
     """What is known of the context encoder that belongs to a model, as part of a sentence.
 

@@ -23,6 +23,8 @@ AT_LEAST_ONE = (
     "gradient_accumulation_steps",
 )
 
+HIDDEN_TOKEN = "<HUB_TOKEN>"  # what `to_dict` writes for any hub_token, None too
+
 # What validation reports only where it answers the questions.
 ANSWER_METRICS = ("exact_match", "f1", "bleu", "rouge1", "rouge2", "rougeL")
 
@@ -158,6 +160,8 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
 
     def _check_hub(self) -> None:
         """Raise where an upload at the end could not succeed, before anything is trained."""
+        if self.hub_token == HIDDEN_TOKEN:
+            self.hub_token = None
         strategy = getattr(self.hub_strategy, "value", self.hub_strategy)  # a copy holds the enum
         if strategy != "end":
             raise ValueError(

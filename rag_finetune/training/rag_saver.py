@@ -123,6 +123,7 @@ class RagSaver(RagEvaluator):
         index, args = self.retriever.index, self.args
         is_inside = index_mode(index, args.save_index) == "copy"
         chosen = {name: getattr(args, name) for name in HYPERPARAMETERS}
+        del chosen["num_train_epochs" if args.max_steps > 0 else "max_steps"]  # not in force
         chosen["trainable"] = ", ".join(args.trainable)
         chosen["lr_scheduler_type"] = SchedulerType(args.lr_scheduler_type).value
         training = {name: value for name, value in chosen.items() if value is not None}
