@@ -323,10 +323,9 @@ def test_the_kinds_of_the_elements_questions_are_their_fields(run, clone):
     words = run(clone / SEQUENCE.name).calls[-1].split()
     kind_of = _kinds(words[words.index("--kind_pattern") + 1])
     assert kind_of("krypton-melting_point-1") == "melting_point"
-    assert kind_of("hydrogen-atomic_number-reverse") == "atomic_number-reverse"
     questions = json.loads((ROOT / "data/elements/train.json").read_text())
     kinds = {kind_of(question["id"]) for question in questions}
-    assert 17 <= len(kinds) <= 34 and "" not in kinds
+    assert len(kinds) == 17 and "" not in kinds
 
 
 def test_a_failing_step_ends_the_script(run, own, tmp_path):

@@ -115,19 +115,6 @@ def with_article(words: str, letter: bool = False) -> str:
     return f"{'an' if words[0] in ('fs' if letter else 'aeiou') else 'a'} {words}"
 
 
-def unique_values(table: Table, field: str) -> dict[str, str]:
-    """The elements by those values of a field that no other element shares any part of."""
-    holders: dict[str, set[str]] = {}
-    for name in having(table, field):
-        for part in table[name][field].split("; "):
-            holders.setdefault(_compared(part), set()).add(name)
-    return {
-        table[name][field]: name
-        for name in having(table, field)
-        if all(len(holders[_compared(part)]) == 1 for part in table[name][field].split("; "))
-    }
-
-
 def having(table: Table, field: str) -> list[str]:
     """The elements of which a fact is known, in the order of the table."""
     return [name for name, facts in table.items() if field in facts]

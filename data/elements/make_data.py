@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for split, questions in asked.items():
         save_questions(output / f"{split}.json", questions)
     changed = counterfactual_questions(
-        [*asked["test"], *asked["test_unseen"]], table, other_table, other_passages
+        [*asked["test"], *asked["test_unseen"]], other_table, other_passages
     )
     save_questions(output / "test_counterfactual.json", changed)
 

@@ -11,8 +11,6 @@ from element_facts import (
     Table,
     accepted_answers,
     having,
-    unique_values,
-    value_span,
 )
 from sentences import Fact
 from write_passages import Passage
@@ -43,9 +41,6 @@ ASKED = {
 }
 TEST, VALIDATION = 0.2, 0.08  # of the facts asked about; training has the rest
 PHRASINGS = {"train": 3, "validation": 2, "test": 2, "test_unseen": 2}
-# How often a fact that names its element is also asked for the element: seldom, as a vector hardly
-# holds which number or symbol a passage has in it.
-REVERSED = 0.2
 
 Question = dict[str, Any]
 
@@ -92,35 +87,27 @@ def write_questions(
 
     Returns:
         `id`, which is element, field and number, `question`, `answers` and `positive_ids`: every
-        passage that states the fact, those about the element itself first. An id that ends in
-        "-reverse" asks for the element.
+        passage that states the fact, those about the element itself first.
     """
     positives = gold_passages(passages)
-    elements = {field: unique_values(table, field) for field in templates["reverse_questions"]}
     questions = []
     for name, field in facts:
         rng = random.Random(f"{SEED} ask {name} {field}")
         value = table[name][field]
         forward = rng.sample(templates["questions"][field], PHRASINGS[split])
-        is_reversed = value in elements.get(field, {}) and rng.random() < REVERSED
-        for number, text in enumerate(forward[1:] if is_reversed else forward, start=1):
+        for number, text in enumerate(forward, start=1):
             row = _row(f"{name}-{field}-{number}", text.format(name=name))
             questions.append(row | _gold(accepted_answers(field, value), positives[name, field]))
-        if is_reversed:
-            text = rng.choice(templates["reverse_questions"][field])
-            row = _row(f"{name}-{field}-reverse", text.format(value=_asked(field, value)))
-            questions.append(row | _gold(_names(name), positives[name, field]))
     return questions
 
 
 def counterfactual_questions(
-    questions: list[Question], table: Table, permuted: Table, passages: list[Passage]
+    questions: list[Question], permuted: Table, passages: list[Passage]
 ) -> list[Question]:
     """The same questions with the answers of the permuted table.
 
     Args:
         questions: what `write_questions` made of the true table.
-        table: the true table.
         permuted: the table that the passages tell.
         passages: the counterfactual passages.
 
@@ -130,12 +117,8 @@ def counterfactual_questions(
     positives = gold_passages(passages)
     changed = []
     for row in questions:
-        name, field, number = row["id"].split("-")
-        answers = accepted_answers(field, permuted[name][field])
-        if number == "reverse":
-            name = unique_values(permuted, field)[table[name][field]]
-            answers = _names(name)
-        gold = _gold(answers, positives[name, field])
+        name, field, _ = row["id"].split("-")
+        gold = _gold(accepted_answers(field, permuted[name][field]), positives[name, field])
         changed.append(_row(row["id"], row["question"]) | gold | {"true_answers": row["answers"]})
     return changed
 
@@ -158,13 +141,3 @@ def _row(id: str, question: str) -> Question:
 
 def _gold(answers: list[str], positive_ids: list[str]) -> Question:
     return {"answers": answers, "positive_ids": positive_ids}
-
-
-def _names(name: str) -> list[str]:
-    """An element as an answer: as its title has it, then as the middle of a sentence has it."""
-    return [name.capitalize(), name]
-
-
-def _asked(field: str, value: str) -> str:
-    """A fact as a question holds it: with its article, its persons joined."""
-    return value if field == "name_origin" else value_span(field, value)
