@@ -58,7 +58,7 @@ def words_of(text):
 
 
 def test_the_words_and_templates_name_no_element():
-    for name in ("words.txt", "templates.json"):
+    for name in ("words.txt", "templates.json", "templates_wide.json"):
         assert not words_of((STARTER / name).read_text(encoding="utf-8")) & set(ELEMENTS), name
 
 
@@ -81,8 +81,10 @@ def test_names_of_a_kind_may_end_alike(sheets):
     assert max(endings.count(one) for one in set(endings)) >= 10
 
 
-def test_every_answer_stands_in_its_passage(sheets):
+@pytest.mark.parametrize("wide", [False, True])
+def test_every_answer_stands_in_its_passage(sheets, wide):
     author = sheets.Author(7)
+    author.wide = wide
     for _ in range(30):
         world = author.world(4, 10)
         for passage in world.passages(world.subjects[1], 2, 50, 100):
@@ -99,6 +101,44 @@ def test_the_same_seed_draws_the_same_sheets(sheets):
         return world.passages(world.subjects[0], 2, 50, 100), sorted(world.values.items())
 
     assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_wide_sheets_hold_what_plain_ones_do_not(sheets):
+    def kinds(wide):
+        author = sheets.Author(9)
+        author.wide = wide
+        worlds = [author.world(2, 12, labels=0.1) for _ in range(40)]
+        return {one.kind for world in worlds for one in world.relations.values()}
+
+    wide, plain = kinds(True), kinds(False)
+    assert "sort" in wide - plain
+    assert any(kind[0] == "-" for kind in wide)
+    assert not any(kind[0] == "-" for kind in plain)
+
+
+def test_a_comparison_without_a_value_states_no_fact(sheets):
+    from writer import Writer
+
+    author = sheets.Author(10)
+    author.wide = True
+    world = author.world(4, 12)
+    writer = Writer(world, world.subjects[0])
+    texts = [writer._unvalued() for _ in range(200)]
+    assert not writer.facts
+    assert not any("{" in text for text in texts)
+    named = [text for text in texts if any(name in text for name in world.subjects[1:])]
+    assert len(named) == 200
+
+
+def test_padding_that_is_read_fills_up_to_the_room(sheets, reading):
+    contexts = torch.tensor([[5, 6, 7], [5, 1, 1]])
+    author = sheets.Author(11)
+    widths = {reading.padding_to_read(author, contexts).shape[1] for _ in range(300)}
+    assert min(widths) >= 3 and max(widths) <= reading.ROOM and len(widths) > 50
+    padded = reading.padding_to_read(author, contexts)
+    assert (padded[:, :3] == contexts).all() and (padded[:, 3:] == 1).all()
+    long = torch.full((1, reading.ROOM + 9), 5)
+    assert reading.padding_to_read(author, long).shape == long.shape
 
 
 def test_turned_sinusoids_are_those_of_another_position(networks):
@@ -135,8 +175,9 @@ def test_the_guide_listens_and_teaches_the_generator(networks, reading):
     guide = reading.Guide(model, 20)
     contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2]])
     labels = torch.tensor([[2, 0, 7, 8, 2]])
-    reading.generator_loss(model, contexts, labels)
-    before = guide(contexts, labels)
+    real = torch.ones_like(contexts, dtype=torch.bool)
+    reading.generator_loss(model, contexts, labels, real)
+    before = guide(contexts, labels, real)
     before.backward()
     assert model.model.decoder.layers[-1].encoder_attn.q_proj.weight.grad.abs().sum() > 0
     assert not {name for name, _ in guide.named_parameters()} - {"finder.weight", "finder.bias"}

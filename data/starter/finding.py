@@ -39,8 +39,8 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(1800, 64, 5, 20, 3, similar=0.2, rhyming=0.6, reverse=0.1),
-    Lesson(450, 30, 40, 100, 12, similar=0.2, rhyming=0.6, reverse=0.1),
+    Lesson(1800, 64, 5, 20, 3, similar=0.2, rhyming=0.6, reverse=0.3),
+    Lesson(900, 30, 40, 120, 14, similar=0.2, rhyming=0.6, reverse=0.3),
 )
 
 
@@ -82,6 +82,7 @@ def retrieval_batches(
             [passage.title for _, passage in found],
             [passage.text for _, passage in found],
             padding=True,
+            truncation=True,
             return_tensors="pt",
         )
         yield dict(asked), dict(pages), holds
@@ -103,6 +104,7 @@ def train_encoders(
     total = sum(lesson.steps for lesson in lessons)
     schedule = get_cosine_schedule_with_warmup(optimizer, 50, int(total * 1.03))
     author, losses, hits = Author(seed + 2), [], []
+    author.wide = True
     for lesson in lessons:
         batches = retrieval_batches(author, tokenizer, lesson)
         for _ in range(lesson.steps):

@@ -30,6 +30,10 @@ class Stage:
         continued: share of examples that ask for the rest of a sentence in place of a fact.
         labels: share of relations such as "group 8", beside those drawn anyway.
         shifted: largest number of positions by which a batch is moved, so that all are learnt.
+        crowded: whether passages tell as many facts as they have room for.
+        wide: whether names, values and sentences are of more kinds.
+        unmasked: share of batches padded further, with the padding read like text: Transformers'
+            own `RagSequenceForGeneration.generate` scores so.
     """
 
     steps: int
@@ -40,6 +44,9 @@ class Stage:
     continued: float = 0.0
     labels: float = 0.0
     shifted: int = 0
+    crowded: bool = False
+    wide: bool = False
+    unmasked: float = 0.0
 
 
 STAGES = (
@@ -48,18 +55,33 @@ STAGES = (
     Stage(6000, 24, 10, 90, irrelevant=0.03),
 )
 LONGER = (Stage(2500, 24, 20, 120, irrelevant=0.03, labels=0.15, shifted=120),)
-ROUNDS = ((STAGES, 2e-3), ((Stage(2500, 24, 10, 90, irrelevant=0.03),), 1e-3), (LONGER, 1e-3))
+CROWDED = (
+    Stage(2500, 24, 40, 170, 0.03, labels=0.1, shifted=100, crowded=True, unmasked=0.1),
+    Stage(7500, 24, 30, 160, 0.03, labels=0.12, shifted=100, crowded=True, unmasked=0.1, wide=True),
+)
+DOUBTFUL = (  # so that the passage that tells the answer is believed more than the others
+    Stage(3500, 24, 30, 160, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
+)
+ROUNDS = (
+    (STAGES, 2e-3),
+    ((Stage(2500, 24, 10, 90, irrelevant=0.03),), 1e-3),
+    (LONGER, 1e-3),
+    (CROWDED, 1e-3),
+    (DOUBTFUL, 7e-4),
+)
+ROOM = 300  # tokens that a batch is padded to at most where padding is read
 POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
 
 
 def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
     """What the generator reads and what it should answer, without end."""
+    author.wide = stage.wide
     while True:
         low, high = stage.low, author.random.randint(2 * stage.low, stage.high)
-        facts_each = max(2, high // 10)
+        facts_each = max(2, high // (8 if stage.crowded else 10))
         world = author.world(
             author.pick([2, 3, 4, 6]),
-            author.random.randint(2, 2 * facts_each),
+            author.random.randint(facts_each if stage.crowded else 2, 2 * facts_each),
             labels=stage.labels,
         )
         parts = -(-len(world.relations) // facts_each)
@@ -76,6 +98,9 @@ def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
                     question = sentence_to_continue(author, passage)
                 elif author.chance(stage.irrelevant):
                     others = [other for other in passages if fact not in other.facts]
+                    own = [other for other in others if any(fact[0] == s for s, _ in other.facts)]
+                    if stage.wide and own and author.chance(0.5):
+                        others = own
                     if others:
                         yield context(author.pick(others), question), question.answer
                         continue
@@ -158,10 +183,10 @@ class Guide(nn.Module):
         self.asking = args[0] if args else kwargs["hidden_states"]
         self.states = kwargs["key_value_states"]
 
-    def forward(self, contexts: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, contexts: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         """The weighted sum of both losses for the batch that the model has just read."""
         places = where_answers_stand(contexts, labels, self.divider)
-        real, size = contexts != PAD, self.attention[0].head_dim
+        size = self.attention[0].head_dim
         queries = self.attention[0].q_proj(self.asking)[..., :size]
         keys = self.attention[0].k_proj(self.states)[..., :size]
         scores = queries @ keys.transpose(1, 2) * size**-0.5
@@ -190,11 +215,18 @@ def shifted_positions(encoder: Any, places: int) -> Iterator[None]:
         table.forward = whole
 
 
-def generator_loss(model: Any, contexts: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood of an answer's token."""
+def padding_to_read(author: Author, contexts: Tensor) -> Tensor:
+    """The contexts with more padding, up to ROOM tokens."""
+    longest = contexts.shape[1]
+    more = author.random.randint(longest, max(longest, ROOM)) - longest
+    return torch.nn.functional.pad(contexts, (0, more), value=PAD)
+
+
+def generator_loss(model: Any, contexts: Tensor, labels: Tensor, real: Tensor) -> Tensor:
+    """Mean negative log-likelihood of an answer's token; real is the attention mask (bool)."""
     logits = model(
         input_ids=contexts,
-        attention_mask=(contexts != PAD).long(),
+        attention_mask=real.long(),
         decoder_input_ids=labels[:, :-1],
         use_cache=False,
     ).logits
@@ -231,9 +263,13 @@ def train_round(
         batches = reading_batches(tokenizer, reading_examples(author, stage), stage.size)
         for _ in range(stage.steps):
             contexts, labels = next(batches)
+            real = contexts != PAD
+            if stage.unmasked and author.chance(stage.unmasked):
+                contexts = padding_to_read(author, contexts)
+                real = torch.ones_like(contexts, dtype=torch.bool)
             with shifted_positions(model.model.encoder, author.random.randint(0, stage.shifted)):
-                loss = generator_loss(model, contexts, labels)
-            (loss + guide(contexts, labels)).backward()
+                loss = generator_loss(model, contexts, labels, real)
+            (loss + guide(contexts, labels, real)).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()

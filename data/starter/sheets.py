@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from relations import (
     CURATED,
     PAST,
-    TEMPLATES,
+    PLAIN,
+    WIDE,
     Relation,
+    Templates,
     count_of,
     event_relations,
+    lettered,
     membership,
+    on_scale,
 )
 from values import ENDINGS, WORDS, Values, article, capitalise
 from writer import OWN, Passage, Writer
@@ -34,8 +38,13 @@ class Question:
 class Author(Values):
     """Draws worlds with all that stands in them."""
 
-    def random_relations(self) -> list[Relation]:
-        """One invented property or a few that differ in one word."""
+    @property
+    def templates(self) -> Templates:
+        """What its sentences are made from."""
+        return WIDE if self.wide else PLAIN
+
+    def random_relation(self) -> Relation:
+        """A property made of words drawn at random."""
         section, kinds = self.pick(
             [
                 ("measures", ["measure"]),
@@ -54,11 +63,11 @@ class Author(Values):
             else self.pick(WORDS[section])
         )
         if section == "labels" and self.chance(0.8):
-            return [membership(head)]
+            return membership(head, self.templates)
         kind = self.pick(kinds)
         if self.chance(0.3):
             head = f"{self.pick(WORDS['adjectives' if self.chance(0.6) else 'nouns'])} {head}"
-        return [Relation(head, (head,), kind)]
+        return Relation(head, (head,), kind)
 
     def draw_relations(self, count: int, labels: float = 0.0) -> list[Relation]:
         """Distinct relations, among them some that belong together, and a share of labels."""
@@ -66,18 +75,23 @@ class Author(Values):
         while len(chosen) < count:
             dice = self.random.random()
             if labels and self.chance(labels):
-                made = [membership(self.pick(WORDS["labels"]))]
+                noun = self.pick(WORDS["labels"])
+                made = [membership(noun, self.templates)]
+                if self.wide and self.chance(0.4):
+                    made = [lettered(noun, self.templates)]
+            elif self.wide and self.chance(0.04):
+                made = [on_scale(self.name(), self.templates)]
             elif dice < 0.6:
-                made = [self.pick(CURATED)]
+                made = [self.pick(CURATED[self.wide])]
                 if made[0].key in ("melting", "boiling") and self.chance(0.7):
-                    made = CURATED[:2]
+                    made = CURATED[self.wide][:2]
             elif dice < 0.8:
-                past = self.pick(PAST) if self.chance(0.4) else "discovered"
-                made = event_relations(past)
+                past = self.pick(PAST) if self.chance(0.1 if self.wide else 0.4) else "discovered"
+                made = event_relations(past, self.templates)
             elif dice < 0.85:
-                made = [count_of(self.pick(WORDS["plurals"]))]
+                made = [count_of(self.pick(WORDS["plurals"]), self.templates)]
             else:
-                made = self.random_relations()
+                made = [self.random_relation()]
             chosen |= {one.key: one for one in made}
         return self.random.sample(list(chosen.values()), len(chosen))
 
@@ -139,7 +153,7 @@ class World:
                 name = author.pick(list(names))[:4] + author.syllables(1)
             elif rhyming and author.chance(rhyming):
                 if author.chance(0.5):  # begins like a word
-                    start = author.pick(WORDS[author.pick(["nouns", "adjectives", "products"])])
+                    start = author.pick(WORDS[author.pick(list(WORDS))])
                     name = capitalise(start[: author.random.randint(2, 5)] + name.lower())
                 name = name[: author.random.randint(3, 8)] + author.pick(endings)
             names[name if self.proper else name.lower()] = None
@@ -162,11 +176,12 @@ class World:
         author, (subject, key) = self.author, fact
         one, value = self.relations[key], self.values[fact]
         if reverse and sum(self.values[other, key] == value for other in self.subjects) == 1:
-            templates = one.reverse if one.reverse and author.chance(0.6) else TEMPLATES["reverse"]
+            general = author.templates["reverse"]
+            templates = one.reverse if one.reverse and author.chance(0.6) else general
             if one.reverse or one.nouns:
                 templates = templates if one.nouns else one.reverse
                 return Question(self._ask(templates, one, subject, value), subject, fact)
-        templates = TEMPLATES["questions"]
+        templates = author.templates["questions"]
         if one.questions and (not one.nouns or author.chance(OWN)):
             templates = list(one.questions)
         return Question(self._ask(templates, one, subject, value), value, fact)

@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(f"tokenizer: {len(single):,} tokens")
 
     def save(model: Any, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-        tokenizer.backend_tokenizer.no_padding()  # what the last batch left in it
+        tokenizer.backend_tokenizer.no_padding()  # the last batch left both in it
+        tokenizer.backend_tokenizer.no_truncation()
         model.save_pretrained(args.output / name)
         tokenizer.save_pretrained(args.output / name)
 

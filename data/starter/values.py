@@ -37,6 +37,7 @@ def read_words() -> dict[str, list[str]]:
 
 
 WORDS = read_words()
+ALL_WORDS = [word for words in WORDS.values() for word in words if len(word) > 3]
 
 
 def article(noun: str) -> str:
@@ -55,6 +56,7 @@ class Values:
     def __init__(self, seed: int) -> None:
         """The same seed draws the same in the same order."""
         self.random = random.Random(seed)
+        self.wide = False  # more kinds of names, values and sentences
         self.pick = self.random.choice
         self.chance = lambda share: self.random.random() < share
 
@@ -73,8 +75,25 @@ class Values:
         )
         return word if 5 <= len(word) <= 11 else self.syllables(count)
 
+    def scrap(self) -> str:
+        """A word made of pieces of words, which no tokenizer has seen."""
+        parts = []
+        for _ in range(self.pick([1, 2, 2, 3])):
+            word = self.pick(ALL_WORDS)
+            start = self.random.randint(0, max(0, len(word) - 3))
+            parts.append(word[start : start + self.random.randint(2, 5)])
+        return "".join(parts)
+
+    def word(self, section: str) -> str:
+        """A word of words.txt; on wide sheets, now and then none that there is."""
+        if self.wide and self.chance(0.3):
+            return self.scrap()
+        return self.pick(WORDS[section])
+
     def name(self) -> str:
         """A proper name of one word, now and then with an accent."""
+        if self.wide and self.chance(0.4):
+            return capitalise(self.scrap())
         word = self.syllables(self.pick([1, 1, 2, 2, 2]))
         if self.chance(0.04):
             letter = self.pick(word)
@@ -83,6 +102,8 @@ class Values:
 
     def person(self, alone: bool = False) -> str:
         """A person, or two where not alone."""
+        if self.wide and not alone and self.chance(0.15):
+            return f"{self.person(True)}, {self.person(True)} and {self.person(True)}"
         if not alone and self.chance(0.15):
             return f"{self.person(True)} and {self.person(True)}"
         first = self.pick(["", "", f"{self.name()} ", f"{self.name()[0]}. ", f"{self.name()[0]}. "])
@@ -105,12 +126,13 @@ class Values:
         if len(whole) > 3 and self.chance(0.6):
             whole = f"{int(whole):,}"
         if self.chance(decimals):
-            whole += "." + "".join(self.pick("0123456789") for _ in range(self.pick([1, 1, 2])))
+            places = [1, 2, 2, 3] if self.wide else [1, 1, 2]
+            whole += "." + "".join(self.pick("0123456789") for _ in range(self.pick(places)))
         return whole
 
     def phrase(self) -> str:
         """One to three words."""
-        adjective, noun = self.pick(WORDS["adjectives"]), self.pick(WORDS["nouns"])
+        adjective, noun = self.word("adjectives"), self.word("nouns")
         return self.pick(
             [
                 noun,
@@ -118,17 +140,17 @@ class Values:
                 f"{adjective} {noun}",
                 f"{article(adjective)} {adjective} {noun}",
                 f"the {noun}",
-                f"{noun} and {self.pick(WORDS['nouns'])}",
-                f"{noun} of {self.pick(WORDS['nouns'])}",
-                f"{adjective} {self.pick(WORDS['products'])}",
+                f"{noun} and {self.word('nouns')}",
+                f"{noun} of {self.word('nouns')}",
+                f"{adjective} {self.word('products')}",
             ]
         )
 
     def use(self) -> str:
         """What something is good for."""
-        gerund, product = self.pick(WORDS["gerunds"]), self.pick(WORDS["products"])
-        adjective, other = self.pick(WORDS["adjectives"]), self.pick(WORDS["products"])
-        noun = self.pick(WORDS["nouns"])
+        gerund, product = self.word("gerunds"), self.word("products")
+        adjective, other = self.word("adjectives"), self.word("products")
+        noun = self.word("nouns")
         return self.pick(
             [
                 f"{gerund} {product}",
@@ -139,9 +161,9 @@ class Values:
                 f"{adjective} {product}",
                 f"{noun} {product}",
                 f"{gerund}",
-                f"{gerund} and {self.pick(WORDS['gerunds'])} {product}",
+                f"{gerund} and {self.word('gerunds')} {product}",
                 f"{noun} {product} and {adjective} {other}",
-                f"{product}, {other} and {self.pick(WORDS['products'])}",
+                f"{product}, {other} and {self.word('products')}",
                 f"{gerund} {noun} {product}",
                 f"the {gerund} of {product}",
             ]
@@ -149,16 +171,16 @@ class Values:
 
     def origin(self) -> str:
         """What a name comes from."""
-        language, noun = self.pick(WORDS["languages"]), self.pick(WORDS["nouns"])
-        adjective = self.pick(WORDS["adjectives"])
+        language, noun = self.word("languages"), self.word("nouns")
+        adjective = self.word("adjectives")
         return self.pick(
             [
                 f"the {language} word for {self.pick([noun, adjective])}",
                 f"the {language} {self.syllables(2)}, meaning {self.pick([noun, adjective])}",
                 f"the {language} word {self.syllables(2)}",
                 f"the {language} for {adjective} {noun}",
-                f"the {self.pick(WORDS['kinds'])} {self.name()}",
-                f"the {self.pick(WORDS['kinds'])} of {self.name()}",
+                f"the {self.word('kinds')} {self.name()}",
+                f"the {self.word('kinds')} of {self.name()}",
                 f"{self.name()}, {article(adjective)} {adjective} {noun}",
                 f"the {self.pick(['god', 'goddess', 'hero', 'giant', 'king'])} {self.name()}",
                 f"the {adjective} {noun}",
@@ -169,7 +191,7 @@ class Values:
 
     def look(self) -> str:
         """An appearance."""
-        one, two = self.pick(WORDS["adjectives"]), self.pick(WORDS["adjectives"])
+        one, two = self.word("adjectives"), self.word("adjectives")
         nouns, sheens = WORDS["nouns"], ["sheen", "tinge", "shine", "glow"]
         kind = self.pick([*WORDS["kinds"], "solid", "liquid", "gas", "metal", "powder", "crystal"])
         return self.pick(
@@ -239,8 +261,22 @@ class Values:
     def family(self) -> str:
         """Things of a sort, in the plural."""
         if self.chance(0.7):
-            return f"{self.pick(WORDS['adjectives'])} {self.pick(WORDS['kinds'])}s"
-        return self.pick(WORDS["products"])
+            return f"{self.word('adjectives')} {self.word('kinds')}s"
+        return self.word("products")
+
+    def sort(self) -> str:
+        """What a thing is, in the singular."""
+        adjective, kind = self.word("adjectives"), self.word("kinds")
+        return self.pick(
+            [
+                f"{adjective} {kind}",
+                f"{adjective} {kind}",
+                f"{adjective}-{self.word('nouns')} {kind}",
+                f"{adjective} {self.word('nouns')} {kind}",
+                kind,
+                self.scrap(),
+            ]
+        )
 
     def place(self) -> str:
         """A country or town."""
@@ -250,10 +286,12 @@ class Values:
     def adjective(self) -> str:
         """A colour or the like."""
         lead = "" if self.chance(0.7) else f"{self.pick(SHADES)} "
-        return lead + self.pick(WORDS["adjectives"])
+        return lead + self.word("adjectives")
 
     def value(self, kind: str) -> str:
-        """A random value; the kind is a key of AMOUNTS or a method's name."""
+        """A random value; the kind is a key of AMOUNTS, a method's name or "-block"."""
+        if kind.startswith("-"):
+            return self.pick(ascii_lowercase) + kind
         minus = self.pick(["−", "-", "minus "]) if self.chance(0.15) else ""
         if kind not in AMOUNTS:
             return str(getattr(self, kind)())

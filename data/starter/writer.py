@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relations import PAST, TEMPLATES, Relation
+from relations import PAST, Relation
 from values import article, capitalise
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Writer:
         """Nothing is written yet."""
         self.world, self.subject = world, subject
         self.author = world.author
+        self.templates = world.author.templates
         self.others = [other for other in world.subjects if other != subject]
         self.facts: set[tuple[str, str]] = set()
         self.named = False
@@ -51,7 +52,7 @@ class Writer:
                 key = author.pick(list(self.world.relations))
                 extra = self._comparison(key, author.chance(0.3))
             if not extra:
-                extra = self._mention() if author.chance(0.5) else author.pick(TEMPLATES["fillers"])
+                extra = self._aside()
                 place = author.random.randint(1, len(sentences))
             extra = self._sentence(extra)
             sentences.insert(place, extra)
@@ -90,6 +91,11 @@ class Writer:
         if author.chance(0.03) and self.others:
             text = self._comparison(key, True)
             if text:
+                return self._sentence(text)
+        if author.wide and queue and author.chance(0.2):
+            text = self._compound(one, world.relations[queue[0]])
+            if text:
+                queue.pop(0)
                 return self._sentence(text)
         partner = next((k for k in queue if world.relations[k].nouns), None)
         if partner and one.nouns and author.chance(0.08):
@@ -130,24 +136,25 @@ class Writer:
             "r": noun,
             "a": article(noun or "x"),
             "v": self.world.values[fact],
+            "av": f"{article(self.world.values[fact].lower())} {self.world.values[fact]}",
             "k": self.world.kind,
-            "tail": author.pick(TEMPLATES["tails"]),
-            "tail2": author.pick(TEMPLATES["tails2"]),
+            "tail": author.pick(self.templates["tails"]),
+            "tail2": author.pick(self.templates["tails2"]),
         }
         return template.format(**(words | more))
 
     def _single(self, subject: str, one: Relation) -> str:
         author = self.author
-        templates: Sequence[str] = TEMPLATES["statements"]
+        templates: Sequence[str] = self.templates["statements"]
         if one.statements and (not one.nouns or author.chance(OWN)):
             templates = one.statements
         return self._fill(author.pick(templates), one, (subject, one.key))
 
     def _pair(self, one: Relation, two: Relation) -> str:
         """Two facts in one sentence."""
-        templates = TEMPLATES["pairs"]
+        templates = self.templates["pairs"]
         if one.kind == two.kind == "label":
-            templates = TEMPLATES["membership_pairs"]
+            templates = self.templates["membership_pairs"]
         fact = (self.subject, two.key)
         self.facts.add(fact)
         noun = self.author.pick(two.nouns)
@@ -159,6 +166,20 @@ class Writer:
             a2=article(noun),
             v2=self.world.values[fact],
         )
+
+    def _compound(self, one: Relation, two: Relation) -> str:
+        """Two facts of which each could end a sentence that begins with the subject."""
+        ends = []
+        for each in (one, two):
+            general = [] if not each.nouns else ["{s} has {a} {r} of {v}", "{s} has the {r} {v}"]
+            whole = [t for t in (*each.statements, *general) if t.startswith("{s} ")]
+            fitting = [t for t in whole if "tail" not in t]
+            if not fitting:
+                return ""
+            text = self.author.pick(fitting).removeprefix("{s} ")
+            ends.append(self._fill(text, each, (self.subject, each.key)))
+        joined = ["{} {} and {}", "{} {} and it {}", "{}, which {}, {}"]
+        return self.author.pick(joined).format(self._subject()[0], *ends)
 
     def _comparison(self, key: str, with_subject: bool) -> str:
         """A fact of another subject, beside the subject's own or alone."""
@@ -175,7 +196,7 @@ class Writer:
             return self.author.pick(joined)
         self.facts.add((other, key))
         return self._fill(
-            self.author.pick(TEMPLATES["comparisons"]),
+            self.author.pick(self.templates["comparisons"]),
             one,
             (self.subject, key),
             o=other,
@@ -189,7 +210,7 @@ class Writer:
         given = {slots[key.split()[-1]]: key for key in keys}
         fitting = [
             template
-            for template in TEMPLATES["events"]
+            for template in self.templates["events"]
             if all(f"{{{slot}}}" not in template or slot in given for slot in "ywc")
             and f"{{{slots[keys[0].split()[-1]]}}}" in template
         ]
@@ -207,10 +228,37 @@ class Writer:
         )
         return text, used
 
+    def _aside(self) -> str:
+        """A sentence that states no fact."""
+        if self.author.wide and self.others and self.author.chance(0.7):
+            return self._unvalued()
+        if self.author.chance(0.5):
+            return self._mention()
+        return str(self.author.pick(self.templates["fillers"]))
+
+    def _unvalued(self) -> str:
+        """How the subject compares with others in a property, without the value."""
+        author = self.author
+        one = self.world.relations[author.pick(list(self.world.relations))]
+        event = one.key.split()[0]
+        templates = self.templates["unvalued"].get(one.key)
+        if event in PAST:
+            templates = self.templates["unvalued"]["event"]
+        elif not templates or author.chance(0.3):
+            templates = self.templates["unvalued"]["any"]
+        name, _ = self._subject()
+        return str(author.pick(templates)).format(
+            s=name,
+            r=author.pick(one.nouns or ("place",)),
+            o=author.pick(self.others),
+            o2=author.pick(self.others),
+            d=event,
+        )
+
     def _mention(self) -> str:
         pair = (
             self.author.random.sample(self.others, 2) if len(self.others) > 1 else self.others * 2
         )
         if not pair:
-            return self.author.pick(TEMPLATES["fillers"])
-        return self.author.pick(TEMPLATES["mentions"]).format(o=pair[0], o2=pair[1])
+            return self.author.pick(self.templates["fillers"])
+        return self.author.pick(self.templates["mentions"]).format(o=pair[0], o2=pair[1])
