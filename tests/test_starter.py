@@ -204,6 +204,12 @@ def test_the_encoders_load_and_find_the_passage():
 
 
 @pytest.mark.parametrize("name", PARTS)
+def test_no_tokenizer_cuts_or_pads_of_itself(name):
+    state = json.loads((STARTER / name / "tokenizer.json").read_text(encoding="utf-8"))
+    assert state["truncation"] is None and state["padding"] is None
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_any_text_is_spelt_and_read_back(name):
     tokenizer = AutoTokenizer.from_pretrained(STARTER / name)
     texts = ["What is McX-Ray (Fe)?", "−38.8 °C, 1,538", " two  spaces\n", "日本 🎉 Ünï", ""]
@@ -211,12 +217,13 @@ def test_any_text_is_spelt_and_read_back(name):
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_the_tokenizers_are_the_same_and_ignore_capitals_but_for_a_mark():
-    tokenizers = [AutoTokenizer.from_pretrained(STARTER / name) for name in PARTS]
-    assert len({json.dumps(tokenizer.get_vocab(), sort_keys=True) for tokenizer in tokenizers}) == 1
-    small, large = (tokenizers[0].tokenize(text) for text in ("velmora", "Velmora"))
-    assert large == ["Ď", *small]
-    assert tokenizers[0].tokenize("year 1873")[1:] == ["Ġ18", "73"]
+def test_the_encoders_share_a_tokenizer_and_all_ignore_capitals_but_for_a_mark():
+    encoders = [AutoTokenizer.from_pretrained(STARTER / name) for name in PARTS[:2]]
+    assert encoders[0].get_vocab() == encoders[1].get_vocab()
+    for tokenizer in (encoders[0], AutoTokenizer.from_pretrained(STARTER / "generator")):
+        small, large = (tokenizer.tokenize(text) for text in ("velmora", "Velmora"))
+        assert large == ["Ď", *small]
+        assert tokenizer.tokenize("year 1873")[1:] == ["Ġ18", "73"]
 
 
 def test_a_pair_has_two_types_for_the_encoders_and_none_for_the_generator():
@@ -244,4 +251,4 @@ def test_unseen_sheets_are_answered(sheets):
         model.generate(**ids, max_length=48, num_beams=1), skip_special_tokens=True
     )
     scores = [exact_match_score(p, [gold]) for p, (_, gold) in zip(predicted, asked, strict=True)]
-    assert sum(scores) / len(scores) >= 0.75
+    assert sum(scores) / len(scores) >= 0.8
