@@ -79,6 +79,8 @@ def _run(command: str, arguments: list[str]) -> int:
             traceback.print_exc()
         else:
             print(f"rag-finetune {command}: error: {_one_line(error)}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _drop_what_cannot_be_written()
         return 1
     finally:
         warnings.formatwarning = before
@@ -129,9 +131,21 @@ def _stdout_is_gone() -> bool:
     poll.register(output, 0)  # no event is asked for: errors are always reported
     if not any(events & select.POLLERR for _, events in poll.poll(0)):
         return False
-    # Python writes what is left at exit, and would complain: give it somewhere to write.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    _send_to_nowhere(output)
     return True
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Give up what stdout still holds where its disk is full."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _send_to_nowhere(sys.stdout.fileno())
+
+
+def _send_to_nowhere(output: int) -> None:
+    """Python writes what is left at exit, and would exit with 120: give it somewhere to write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 if __name__ == "__main__":

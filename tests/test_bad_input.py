@@ -425,6 +425,7 @@ def executable(*words: object, **more) -> subprocess.CompletedProcess:
     """The command as a shell starts it."""
     command = [str(Path(sys.executable).with_name("rag-finetune")), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)  # nothing would be left to write at exit
     return subprocess.run(command, text=True, stderr=subprocess.PIPE, env=environment, **more)
 
 

@@ -136,6 +136,27 @@ def test_a_reader_who_leaves_is_no_error():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_ends_with_1_and_one_line():
+    code = (
+        "import sys, types; module = types.ModuleType('x');"
+        "module.main = lambda argv: print('word') or 0;"
+        "sys.modules['rag_finetune.cli.search'] = module;"
+        "from rag_finetune.__main__ import main; sys.exit(main(['search']))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "rag-finetune search: error: [Errno 28] No space left on device\n"
+
+
 def test_the_package_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "rag_finetune", "--version"], capture_output=True, text=True
