@@ -85,7 +85,11 @@ def keep_every_fourth_question(folder: Path) -> None:
 
 
 def the_first_run_learnt(output: Path) -> None:
-    """The script's default: better than its start and than anything without passages."""
+    """The script's default: the knowledge is in the index, and training did no harm.
+
+    A third of the steps and a quarter of the questions are too few to say more: the 103 questions
+    of one test tell two models apart from some eight points up.
+    """
     assert (output / "model/training.png").exists()
     for questions in ("test", "test_unseen"):
         figures = {
@@ -93,8 +97,9 @@ def the_first_run_learnt(output: Path) -> None:
             for row in ("most_frequent", "closed_book", "bm25", "starting", "fine_tuned")
         }
         scores = {row: found["exact_match"] for row, found in figures.items()}
-        best = scores.pop("fine_tuned")
-        assert best > max(scores.values()), scores
+        without_passages = max(scores["most_frequent"], scores["closed_book"])
+        assert scores["fine_tuned"] >= without_passages + 0.5, scores
+        assert scores["fine_tuned"] >= scores["starting"] - 0.1, scores
 
 
 def test_the_json_block_is_read(tmp_path):
