@@ -1,8 +1,7 @@
 import json
-import subprocess
-import sys
 
 import pytest
+from light_imports import assert_imports_none_of
 
 from rag_finetune.evaluation.compare import (
     ROWS,
@@ -39,12 +38,7 @@ def result(exact_match, **more):
 
 
 def test_importing_it_imports_no_torch():
-    code = (
-        "import sys, rag_finetune.cli.compare;"
-        "sys.exit(', '.join({'torch', 'transformers', 'datasets'} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_imports_none_of({"torch", "transformers", "datasets"}, "import rag_finetune.cli.compare")
 
 
 def test_the_table_has_the_sets_side_by_side_and_a_dash_for_what_is_unknown(tmp_path):

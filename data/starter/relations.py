@@ -79,7 +79,7 @@ def curated(templates: Templates) -> list[Relation]:
             one["key"],
             one.get("nouns", []),
             one["kind"],
-            widened(one, more.get(one["key"], {})) if one in PLAIN["relations"] else one,
+            widened(one, more.get(one["key"], {})),
         )
         for one in templates["relations"]
     ]

@@ -232,7 +232,7 @@ class Writer:
         """A sentence that states no fact."""
         if self.author.wide and self.others and self.author.chance(0.7):
             return self._unvalued()
-        if self.author.chance(0.5):
+        if self.author.chance(0.5) and self.others:
             return self._mention()
         return str(self.author.pick(self.templates["fillers"]))
 
@@ -259,6 +259,4 @@ class Writer:
         pair = (
             self.author.random.sample(self.others, 2) if len(self.others) > 1 else self.others * 2
         )
-        if not pair:
-            return self.author.pick(self.templates["fillers"])
         return self.author.pick(self.templates["mentions"]).format(o=pair[0], o2=pair[1])
