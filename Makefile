@@ -31,7 +31,7 @@ types:  ## check the types
 check: lint types  ## lint and types
 
 bench:  ## run every benchmark; each prints one line of JSON
-	@files=($(sort $(wildcard benchmarks/*.py))); \
+	@files=($(sort $(wildcard benchmarks/bench_*.py))); \
 	if [ $${#files[@]} -eq 0 ]; then echo "benchmarks/ holds no benchmark yet."; exit 0; fi; \
 	$(ENVIRONMENT); for file in "$${files[@]}"; do echo "$$file" >&2; python "$$file"; done
 
