@@ -428,7 +428,7 @@ def test_the_loss_from_states_equals_that_from_their_logits(
         torch.nn.functional.linear(states, weight, bias), case.labels, doc_scores, **options
     )
     loss = rag_negative_log_likelihood_from_states(
-        states, weight, bias, case.labels, doc_scores, **options
+        states[:, :-1], weight, bias, case.labels, doc_scores, **options
     )
     assert loss.dtype == dtype
     torch.testing.assert_close(loss, expected)
@@ -440,9 +440,9 @@ def test_the_loss_from_states_equals_that_from_their_logits(
 
 def test_shapes_that_do_not_belong_together_are_refused():
     case = random_case()
-    with pytest.raises(ValueError, match=r"states must have shape \(6, 5\).*found \(5, 5\)"):
+    with pytest.raises(ValueError, match=r"states must have shape \(6, 4\).*found \(6, 5\)"):
         rag_negative_log_likelihood_from_states(
-            case.logits[:5],
+            case.logits,
             torch.eye(7),
             None,
             case.labels,

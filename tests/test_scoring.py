@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.scoring import (
     Contexts,
     _rounds,
+    encode_by_length,
     encode_contexts,
+    length_groups,
     score_passages,
     token_log_probs,
 )
@@ -99,7 +102,8 @@ def test_known_states_are_not_computed_again(rag):
     assert encode_contexts(None, contexts) is contexts.states
 
 
-def test_contexts_are_encoded_with_others_of_similar_length(rag):
+def test_contexts_are_encoded_with_others_of_similar_length(rag, monkeypatch):
+    monkeypatch.setitem(scoring.OPERATIONS_PER_CALL, "cpu", 0.0)
     contexts = contexts_of(rag, 4)
     encoder, read = rag.model.rag.generator.get_encoder(), []
     hook = encoder.register_forward_pre_hook(
@@ -110,6 +114,39 @@ def test_contexts_are_encoded_with_others_of_similar_length(rag):
     assert sorted(len(mask) for mask in read) == [3, 3, 3, 3]
     assert sum(mask.sum() for mask in read) == contexts.attention_mask.sum()
     assert sum(mask.numel() for mask in read) < contexts.attention_mask.numel()
+
+
+@pytest.mark.parametrize("operations", [0.0, 1e12], ids=["four_groups", "one_group"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_and_gradients_equal_those_of_one_padded_batch(rag, monkeypatch, dtype, operations):
+    monkeypatch.setitem(scoring.OPERATIONS_PER_CALL, "cpu", operations)
+    contexts, generator = contexts_of(rag, 3), copy.deepcopy(rag.model.rag.generator).to(dtype)
+    encoder, mask = generator.get_encoder(), contexts.attention_mask
+    draw = torch.Generator().manual_seed(0)
+    wanted = torch.randn(*mask.shape, 16, generator=draw, dtype=dtype) * mask.unsqueeze(-1)
+    found = []
+    for states in (
+        encoder(input_ids=contexts.input_ids, attention_mask=mask).last_hidden_state,
+        encode_by_length(encoder, contexts.input_ids, mask),
+    ):
+        encoder.zero_grad()
+        (states * wanted).sum().backward()
+        grads = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+        found.append((states[mask.bool()].detach(), grads))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
+    assert found[0][1]
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], grad, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_grouped_by_length_where_it_is_less_work():
+    lengths = [9, 2, 9, 2, 5, 5, 1, 9]
+    assert length_groups(lengths, 0.0) == [[6, 1], [3, 4], [5, 0], [2, 7]]
+    assert length_groups(lengths, 100.0) == [[6, 1, 3, 4, 5, 0, 2, 7]]
+    # One group is 72 tokens of work, two are 4·5 + 4·9 = 56 and a further call.
+    assert len(length_groups(lengths, 15.0)) == 2
+    assert length_groups([7, 7], 1.0) == [[0, 1]]
+    assert length_groups([3], 0.0) == [[0]]
 
 
 def test_padding_on_the_left_is_no_passages_end(rag):

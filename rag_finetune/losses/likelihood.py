@@ -165,7 +165,8 @@ def rag_negative_log_likelihood_from_states(
     for is scored, a chunk of positions at a time.
 
     Args:
-        states: what the generator's output layer reads, shape (B·K, T + 1, width).
+        states: what the generator's output layer reads at the first T positions, shape
+            (B·K, T, width).
         weight: of that layer, shape (V, width).
         bias: of that layer, shape (V,); None for none.
         labels: as for `rag_negative_log_likelihood`.
@@ -182,11 +183,11 @@ def rag_negative_log_likelihood_from_states(
     """
     batch_size, n_docs = doc_scores.shape
     targets, mask = shift_labels(labels, pad_token_id)  # (B, T) each
-    _require_shape("states", states[..., 0], (batch_size * n_docs, labels.shape[1]))
     shape = (batch_size, n_docs, targets.shape[1])
+    _require_shape("states", states[..., 0], (batch_size * n_docs, targets.shape[1]))
     counted = mask.unsqueeze(1).expand(shape)  # (B, K, T); R of them are True
     chosen, mean = linear_log_probs(
-        states[:, :-1].unflatten(0, shape[:2])[counted],  # (R, width)
+        states.unflatten(0, shape[:2])[counted],  # (R, width)
         weight,
         bias,
         targets.unsqueeze(1).expand(shape)[counted],

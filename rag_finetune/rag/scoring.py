@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from rag_finetune.losses.likelihood import shift_labels, target_log_probs
 
 LOGITS_PER_CHUNK = 2**27  # float32 values held at once while candidates are scored
-LENGTH_GROUPS = 4  # contexts are encoded in so many groups of similar length
+LENGTH_GROUPS = 4  # contexts are encoded in at most so many groups of similar length
+# Arithmetic that the device does while a further call of the encoder is set up.
+OPERATIONS_PER_CALL = {"cpu": 5e8, "cuda": 1e12}
 
 
 @dataclass
@@ -75,29 +79,63 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
 def encode_contexts(generator: Any, contexts: Contexts) -> Tensor:
     """The generator's encoder states of every context, shape (B·K, length, width).
 
-    Contexts of similar length are encoded together: in one batch, a third of the work would be on
-    padding. The states of padding are 0.
+    Known ones are not computed again. What stands in padding means nothing.
     """
     if contexts.states is not None:
         return contexts.states
-    encoder = generator.get_encoder()
-    mask = contexts.attention_mask
-    lengths = mask.shape[1] - mask.flip(1).argmax(1)  # up to the last token; (B·K,)
-    states: Tensor | None = None
-    for rows in lengths.argsort().tensor_split(LENGTH_GROUPS):
-        if len(rows) == 0:
-            continue
+    return encode_by_length(generator.get_encoder(), contexts.input_ids, contexts.attention_mask)
+
+
+def encode_by_length(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The encoder's states, contexts of similar length together where that is less work.
+
+    In one batch, a third of the work can be on padding. Gradients are kept.
+
+    Args:
+        encoder: a generator's encoder.
+        input_ids: shape (N, length), N at least 1.
+        attention_mask: shape (N, length).
+
+    Returns:
+        Shape (N, length, width); what stands in padding means nothing.
+    """
+    count, longest = attention_mask.shape
+    lengths = longest - attention_mask.flip(1).argmax(1)  # up to the last token; (N,)
+    per_token = 2 * encoder.num_parameters(exclude_embeddings=True)
+    per_call = OPERATIONS_PER_CALL.get(attention_mask.device.type, 1e12)
+    groups = length_groups(lengths.tolist(), per_call / per_token)
+    order = [row for rows in groups for row in rows]
+    found = []
+    for rows in groups:
         length = int(lengths[rows].max())
-        found = encoder(
-            input_ids=contexts.input_ids[rows, :length],
-            attention_mask=mask[rows, :length],
+        states = encoder(
+            input_ids=input_ids[rows, :length],
+            attention_mask=attention_mask[rows, :length],
             return_dict=True,
         ).last_hidden_state
-        if states is None:
-            states = found.new_zeros(*mask.shape, found.shape[-1])
-        states[rows, :length] = found
-    assert states is not None  # there is a context
-    return states
+        found.append(pad(states, (0, 0, 0, longest - length)))
+    places = torch.empty(count, dtype=torch.long)
+    places[order] = torch.arange(count)
+    return torch.cat(found)[places.to(attention_mask.device)]
+
+
+def length_groups(lengths: list[int], call_cost: float) -> list[list[int]]:
+    """Rows in groups of similar length, as many as make the least work; short ones first.
+
+    Args:
+        lengths: tokens of each row.
+        call_cost: what a further group costs, in tokens.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def split(count: int) -> list[list[int]]:
+        ends = [len(order) * number // count for number in range(count + 1)]
+        return [order[start:end] for start, end in pairwise(ends) if start < end]
+
+    def work(groups: list[list[int]]) -> float:
+        return sum(len(rows) * lengths[rows[-1]] + call_cost for rows in groups)
+
+    return min(map(split, range(1, LENGTH_GROUPS + 1)), key=work)
 
 
 def token_log_probs(

@@ -19,6 +19,7 @@ from rag_finetune.rag.checkpoint import (
     set_generation_config,
 )
 from rag_finetune.rag.scoring import score_passages
+from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
     LearningCheck,
@@ -78,6 +79,7 @@ class RagTrainer(RagSaver):
                 )
         self.rag = rag
         configure_model(rag, args)
+        self.target_losses = TargetLosses(rag.model)
         if eval_dataset is None and args.eval_strategy != "no":
             warnings.warn(
                 "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
@@ -138,7 +140,7 @@ class RagTrainer(RagSaver):
         Args:
             model: the model, possibly wrapped for several processes.
             inputs: what the collator gave.
-            return_outputs: also return the model's outputs.
+            return_outputs: also return the model's outputs, with empty logits.
             num_items_in_batch: examples in the global batch; None for those in this batch.
 
         Returns:
@@ -149,14 +151,15 @@ class RagTrainer(RagSaver):
             if name not in self.args.trainable:
                 module.eval()  # no dropout in what does not learn
         labels = inputs["labels"].masked_fill(inputs["labels"] == -100, self._pad_token_id)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            decoder_input_ids=labels,
-            output_retrieved=True,
-            use_cache=False,
-            n_docs=self.retriever.n_docs,
-        )
+        with self.target_losses.watch():
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                decoder_input_ids=self.target_losses.decoder_input_ids(labels),
+                output_retrieved=True,
+                use_cache=False,
+                n_docs=self.retriever.n_docs,
+            )
         doc_ids = outputs.retrieved_doc_ids
         # The index's own vectors: under autocast the model's copy may be in bfloat16.
         vectors = self.retriever.index.vectors_at(doc_ids.cpu().numpy())
