@@ -544,3 +544,22 @@ def test_a_length_of_the_settings_and_max_new_tokens_are_no_clash(rag, caplog):
     finally:
         settings.max_length = before
         logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}])
+def test_settings_of_the_cache_change_no_answer(rag, options):
+    contexts = contexts_of(rag, 2)
+    options = {"num_beams": 2, "max_new_tokens": MAX_NEW_TOKENS, **options}
+    expected = decode(rag.model, contexts, num_beams=2, max_new_tokens=MAX_NEW_TOKENS)
+    assert_equal(decode(rag.model, contexts, **options), expected, rag)
+
+
+def test_keys_and_values_of_a_context_are_computed_once_for_beams_and_candidates(rag):
+    contexts, read = contexts_of(rag, 3), []
+    decoder = rag.model.rag.generator.get_decoder()
+    layer = decoder.layers[0].encoder_attn if hasattr(decoder, "layers") else None
+    keys = layer.k_proj if layer else decoder.block[0].layer[1].EncDecAttention.k
+    hook = keys.register_forward_hook(lambda module, args, output: read.append(len(args[0])))
+    decode(rag.model, contexts, num_beams=4, max_new_tokens=MAX_NEW_TOKENS)
+    hook.remove()
+    assert read == [3 * N_DOCS]
