@@ -216,20 +216,14 @@ def test_rag_token_equals_generate_one_question_at_a_time(token_rag, beams):
     ours = decode(rag.model, contexts, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS)
     for row in range(6):
         inputs = native_inputs(one_question(contexts, row))
-        native = rag.model.generate(**inputs, num_beams=beams, max_length=MAX_NEW_TOKENS + 1)
+        native = rag.model.generate(
+            **inputs, num_beams=beams, max_length=MAX_NEW_TOKENS + 1, use_cache=row % 2 == 0
+        )
         native = _pad_after_end(rag.model, native, {})
         with torch.no_grad():
             loss = rag.model(**inputs, labels=native, reduce_loss=False).loss
         assert trimmed(rag, ours.sequences)[row] == trimmed(rag, native)[0]
         assert ours.scores[row].item() == pytest.approx(-loss.item(), rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize("beams", [1, 4])
-def test_rag_token_with_a_cache_equals_it_without(token_rag, beams):
-    contexts = contexts_of(token_rag)
-    options = {"num_beams": beams, "max_new_tokens": MAX_NEW_TOKENS}
-    cached = decode(token_rag.model, contexts, **options)
-    assert_equal(cached, decode(token_rag.model, contexts, use_cache=False, **options), token_rag)
 
 
 # ---- Against definitions ----

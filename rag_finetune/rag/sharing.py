@@ -54,9 +54,8 @@ class SharedContexts:
                 use_cache=True,
             )
         self.keys: Any = both.cross_attention_cache
-        self.is_shared = all(
-            any(layer.keys is key for key in probe.keys) for layer in self.keys.layers
-        )
+        layers: Any = self.keys.layers
+        self.is_shared = all(any(layer.keys is key for key in probe.keys) for layer in layers)
 
     @contextmanager
     def read_by(self, rows: Tensor, written: DynamicCache | None = None) -> Iterator[Cache]:
