@@ -96,6 +96,12 @@ def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, len
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
 
 
+def test_a_batch_that_is_large_enough_takes_no_text_that_is_much_shorter(monkeypatch):
+    monkeypatch.setattr(encode, "ENOUGH_TOKENS", 32)
+    lengths = [16, 3, 15, 14, 13, 2, 3]
+    assert list(encode._batches(lengths)) == [[0, 2, 3], [4, 1, 6], [5]]
+
+
 def test_a_block_gives_its_vectors_and_the_rows_that_are_too_long(encoder):
     advanced = []
     vectors, reached = encode_block(encoder, TEXTS, TITLES, advance=advanced.append)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
+ENOUGH_TOKENS = 2_048  # a batch of so many ends where the next text would be padded by an eighth
 TEXTS_PER_BLOCK = 512  # what a crash loses at most; batches within hold little padding
 DTYPES = ("float32", "bfloat16", "auto")
 
@@ -139,9 +140,13 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > TOKENS_PER_BATCH:
-            yield batch
-            batch = []
+        if batch:
+            longest = lengths[batch[0]]
+            is_full = (len(batch) + 1) * longest > TOKENS_PER_BATCH
+            is_shorter = lengths[row] < longest * 7 / 8
+            if is_full or (is_shorter and len(batch) * longest >= ENOUGH_TOKENS):
+                yield batch
+                batch = []
         batch.append(row)
     if batch:
         yield batch

@@ -79,7 +79,11 @@ class IndexJob:
             passages=corpus.digest,
             encoder=self.fingerprint,
             dtype=self.dtype,
-            batching=[encode.TEXTS_PER_BLOCK, encode.TOKENS_PER_BATCH],
+            batching=[
+                encode.TEXTS_PER_BLOCK,
+                encode.TOKENS_PER_BATCH,
+                encode.ENOUGH_TOKENS,
+            ],
             n_passages=corpus.n_passages,
             n_documents=corpus.n_documents,
             dimension=self.encoder.dimension,
