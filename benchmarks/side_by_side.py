@@ -189,7 +189,7 @@ def facts(device: str = "cpu") -> dict[str, Any]:
 
 def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None) -> float:
     """Floating-point operations a second of a large square product, the best of five."""
-    size = size or (8192 if torch.device(device).type == "cuda" else 2048)
+    size = size or (8192 if torch.device(device).type == "cuda" else 1024)
     left = torch.randn(size, size, device=device, dtype=dtype)
     right = torch.randn(size, size, device=device, dtype=dtype)
     best = min(seconds_of(lambda: left @ right, device) for _ in range(6))
