@@ -1,6 +1,5 @@
 """Scores of passages and of given answers: what decoding and training share."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import DynamicCache
 
-from rag_finetune.losses.likelihood import shift_labels, target_log_probs
+from rag_finetune.losses.likelihood import shift_labels
+from rag_finetune.rag.sharing import SharedContexts
 
-LOGITS_PER_CHUNK = 2**27  # float32 values held at once while candidates are scored
+LOGITS_PER_CHUNK = 2**26  # values held at once while candidates are scored
 LENGTH_GROUPS = 4  # contexts are encoded in at most so many groups of similar length
 # Arithmetic that the device does while a further call of the encoder is set up.
 OPERATIONS_PER_CALL = {"cpu": 5e8, "cuda": 1e12}
@@ -138,19 +137,23 @@ def length_groups(lengths: list[int], call_cost: float) -> list[list[int]]:
     return min(map(split, range(1, LENGTH_GROUPS + 1)), key=work)
 
 
+def read_contexts(generator: Any, contexts: Contexts) -> SharedContexts:
+    """Contexts as the generator's decoder reads them."""
+    return SharedContexts(generator, encode_contexts(generator, contexts), contexts.attention_mask)
+
+
+@torch.no_grad()
 def token_log_probs(
-    model: Any, contexts: Contexts, states: Tensor, context_rows: Tensor, sequences: Tensor
+    model: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log p(y_t|x,z,y_<t) of pairs of a context and a sequence, by the decoder alone.
 
-    The decoder's keys and values of a context are computed once, however many sequences it is
-    paired with. Gradients are not kept.
+    What sequences of a context begin with in common is decoded once. Gradients are not kept.
 
     Args:
         model: the RAG model.
-        contexts: what the encoder read.
-        states: what it made of it, shape (B·K, length, width).
-        context_rows: the row of `states` of each pair, shape (P,).
+        read: the contexts, as its generator reads them.
+        context_rows: the context of each pair, shape (P,).
         sequences: the sequence of each pair, shape (P, T + 1), from the decoder's start token.
 
     Returns:
@@ -159,58 +162,43 @@ def token_log_probs(
     """
     targets, mask = shift_labels(sequences, model.config.generator.pad_token_id)
     log_probs = torch.zeros(targets.shape, device=targets.device)
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (places * mask).amax(-1)  # up to the last token that counts; (P,)
-    per_row = sequences.shape[1] * model.config.generator.vocab_size
-    at_once = max(1, LOGITS_PER_CHUNK // per_row)
-    for block in context_rows.unique().split(at_once):
-        read: Any = DynamicCache()  # keys and values of the contexts of this block
-        for pairs in _rounds(context_rows, lengths, block):
-            rows = context_rows[pairs]
-            length = int(lengths[pairs].max())
-            cache = EncoderDecoderCache(
-                DynamicCache(), _rows_of(read, torch.searchsorted(block, rows))
-            )
-            logits = model.rag.generator(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
-                attention_mask=contexts.attention_mask[rows],
-                decoder_input_ids=sequences[pairs, : length + 1],
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            ).logits[:, :-1]
-            log_probs[pairs, :length] = target_log_probs(logits, targets[pairs, :length])
-            if not len(read):
-                read = cache.cross_attention_cache
+    at_once = max(1, LOGITS_PER_CHUNK // model.config.generator.vocab_size)
+    for pairs in context_rows.argsort(stable=True).split(at_once):
+        log_probs[pairs] = _block_log_probs(
+            model.rag.generator, read, context_rows[pairs], sequences[pairs], mask[pairs]
+        )
     return log_probs, mask
 
 
-def _rounds(context_rows: Tensor, lengths: Tensor, block: Tensor) -> Iterator[Tensor]:
-    """Indices of the pairs of some contexts, split so that none has a context twice.
+def _block_log_probs(
+    generator: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor, mask: Tensor
+) -> Tensor:
+    """`token_log_probs` of pairs whose logits of one position fit into memory.
 
-    Args:
-        context_rows: the context of each pair, shape (P,).
-        lengths: tokens of the sequence of each pair, shape (P,).
-        block: contexts, ascending; each is in some pair.
-
-    Yields:
-        First every context of the block with the shortest of its sequences, then those that have
-        two with the second, and so on; by ascending context.
+    The sequences of a context are a tree; its nodes are decoded level by level.
     """
-    pairs = torch.isin(context_rows, block).nonzero().squeeze(-1)
-    pairs = pairs[lengths[pairs].argsort(stable=True)]
-    rows, order = context_rows[pairs].sort(stable=True)
-    pairs = pairs[order]
-    number = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    for count in range(int(number.max()) + 1):
-        yield pairs[number == count]
-
-
-def _rows_of(cache: Any, rows: Tensor) -> Any:
-    """Some rows of a cache; an empty one stays empty."""
-    if not len(cache) or len(rows) == len(cache.layers[0].keys):
-        return cache
-    taken = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        taken.update(layer.keys[rows], layer.values[rows], number)
-    return taken
+    log_probs = torch.zeros(mask.shape, device=mask.device)
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (places * mask).amax(-1)  # up to the last token that counts; (P,)
+    node, cache = context_rows, DynamicCache()  # the node of each pair
+    for level in range(int(lengths.max())):
+        pairs = (lengths > level).nonzero().squeeze(-1)
+        # A node is what it continues, and with which token.
+        named = torch.stack([node[pairs], sequences[pairs, level]], dim=1)
+        nodes, place = named.unique(dim=0, return_inverse=True)  # (N, 2), (len(pairs),)
+        rows = torch.empty_like(nodes[:, 0]).scatter_(0, place, context_rows[pairs])  # (N,)
+        if level:
+            cache.batch_select_indices(nodes[:, 0])
+        with read.read_by(rows, cache) as past:
+            logits = generator(
+                encoder_outputs=read.encoder_outputs(len(rows)),
+                attention_mask=read.mask[rows],
+                decoder_input_ids=nodes[:, 1:],
+                past_key_values=past,
+                use_cache=True,
+                return_dict=True,
+            ).logits[:, 0]  # (N, V)
+        chosen = logits[place, sequences[pairs, level + 1]].float()
+        log_probs[pairs, level] = chosen - logits.float().logsumexp(-1)[place]
+        node = node.index_copy(0, pairs, place)
+    return log_probs

@@ -82,8 +82,7 @@ class RagEvaluator(Seq2SeqTrainer):
                 n_docs=self.retriever.n_docs,
                 depth=RETRIEVAL_DEPTH,
             )
-            # Encoded here for the loss, and for RAG-Sequence's answers: RAG-Token's `generate`
-            # encodes again.
+            # Encoded once, for the loss and for the answers.
             states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)
             contexts = replace(retrieved.contexts, states=states)
             retrieved = replace(retrieved, contexts=contexts)
