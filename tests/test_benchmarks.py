@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--size", "tiny", "--repeats", "1", "--threads", "1"]
+TRAIN = ["--batch_size", "2", "--n_docs", "2"]
 # As on a bare GPU machine: whoever imports one of these fails.
 BARE = "import runpy, sys; sys.modules.update(faiss=None, datasets=None); sys.argv = sys.argv[1:]; "
 BARE += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -44,10 +45,51 @@ def test_both_sides_are_measured_and_equal(name, options):
     assert {"machine", "versions", "sizes"} <= set(found)
 
 
-def test_decoding_is_measured_without_faiss_and_datasets():
+@pytest.mark.parametrize(
+    "options", [[], ["--head", "rag_token"], ["--dtype", "bf16"]], ids=["sequence", "token", "bf16"]
+)
+def test_training_steps_are_measured_and_equal(options):
+    script = str(ROOT / "benchmarks/bench_train.py")
+    found = run([script, *SMALL, *TRAIN, *options])
+    assert found["benchmark"] == "train"
+    for part in ("step", "whole_step"):
+        plain, ours = found[part]["seconds"]["plain"], found[part]["seconds"]["ours"]
+        assert found[part]["ratio"] == pytest.approx(plain / ours, rel=0.01)
+    assert found["ratio"] == found["step"]["ratio"]
+    assert found["equal"]["loss_apart"] <= 1e-5 and found["equal"]["gradients_apart"] <= 1e-4
+    assert found["gflop"]["ours"] < found["gflop"]["plain"]  # of padding and of the last position
+    assert set(found["memory"]) == {"ours", "plain"}
+    if "bf16" in options:
+        assert 0 < found["equal"]["bf16_loss_apart_ours"] < 0.01
+    assert {"machine", "versions", "sizes"} <= set(found)
+
+
+def test_training_that_differs_is_an_error():
+    script = str(ROOT / "benchmarks/bench_train.py")
+    with pytest.raises(AssertionError, match="The sides differ"):
+        run([script, *SMALL, *TRAIN, "--gradient_tolerance", "0"])
+
+
+def test_training_and_decoding_are_measured_without_faiss_and_datasets():
     script = str(ROOT / "benchmarks/bench_generate.py")
     found = run(["-c", BARE, script, *SMALL, "--batch_size", "1", "--new_tokens", "4"])
     assert found["equal_sequences"] == "1 of 1"
+    script = str(ROOT / "benchmarks/bench_train.py")
+    found = run(["-c", BARE, script, *SMALL, *TRAIN])
+    assert found["equal"]["loss_apart"] <= 1e-5
+
+
+def test_the_table_of_memory_has_a_cell_for_every_size():
+    words = "--sizes tiny --dtypes fp32 bf16 --n_docs 2 --lengths 32 --batch_sizes 1 2 --device cpu"
+    found = run([str(ROOT / "benchmarks/memory_table.py"), *words.split()])
+    assert found["benchmark"] == "memory"
+    assert [(cell["batch_size"], cell["dtype"]) for cell in found["cells"]] == [
+        (1, "fp32"),
+        (1, "bf16"),
+        (2, "fp32"),
+        (2, "bf16"),
+    ]
+    assert all(cell["gb"] > 0 for cell in found["cells"])
 
 
 def test_real_passages_are_read_line_by_line(tmp_path):
@@ -56,5 +98,7 @@ def test_real_passages_are_read_line_by_line(tmp_path):
     more = ["--text", str(tmp_path / "lines.txt")]
     generate = [str(ROOT / "benchmarks/bench_generate.py"), *SMALL, "--batch_size", "2", *more]
     assert run(generate)["sizes"]["contexts"] == "lines.txt"
+    train = [str(ROOT / "benchmarks/bench_train.py"), *SMALL, *TRAIN, *more]
+    assert run(train)["sizes"]["contexts"] == "lines.txt"
     index = [str(ROOT / "benchmarks/bench_index.py"), *SMALL, "--passages", "40", *more]
     assert run(index)["sizes"]["texts"] == "lines.txt"
