@@ -15,7 +15,8 @@ TRAIN = ["--batch_size", "2", "--n_docs", "2"]
 BARE = "import runpy, sys; sys.modules.update(faiss=None, datasets=None); sys.argv = sys.argv[1:]; "
 BARE += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
-pytestmark = pytest.mark.slow
+# Each test starts three processes or more, which first import torch.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def run(words: list[str]) -> dict:
@@ -92,13 +93,17 @@ def test_the_table_of_memory_has_a_cell_for_every_size():
     assert all(cell["gb"] > 0 for cell in found["cells"])
 
 
-def test_real_passages_are_read_line_by_line(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("generate", ["--batch_size", "2"]),
+        ("train", TRAIN),
+        ("index", ["--passages", "40"]),
+    ],
+)
+def test_real_passages_are_read_line_by_line(tmp_path, name, options):
     lines = [f"the metal of row {row} melts at {row * 9} degrees" for row in range(40)]
     (tmp_path / "lines.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    more = ["--text", str(tmp_path / "lines.txt")]
-    generate = [str(ROOT / "benchmarks/bench_generate.py"), *SMALL, "--batch_size", "2", *more]
-    assert run(generate)["sizes"]["contexts"] == "lines.txt"
-    train = [str(ROOT / "benchmarks/bench_train.py"), *SMALL, *TRAIN, *more]
-    assert run(train)["sizes"]["contexts"] == "lines.txt"
-    index = [str(ROOT / "benchmarks/bench_index.py"), *SMALL, "--passages", "40", *more]
-    assert run(index)["sizes"]["texts"] == "lines.txt"
+    script, text = str(ROOT / f"benchmarks/bench_{name}.py"), str(tmp_path / "lines.txt")
+    sizes = run([script, *SMALL, *options, "--text", text])["sizes"]
+    assert sizes["texts" if name == "index" else "contexts"] == "lines.txt"
