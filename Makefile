@@ -30,10 +30,12 @@ types:  ## check the types
 
 check: lint types  ## lint and types
 
-bench:  ## run every benchmark; each prints one line of JSON
-	@files=($(sort $(wildcard benchmarks/*.py))); \
-	if [ $${#files[@]} -eq 0 ]; then echo "benchmarks/ holds no benchmark yet."; exit 0; fi; \
-	$(ENVIRONMENT); for file in "$${files[@]}"; do echo "$$file" >&2; python "$$file"; done
+# Each of the four within about two minutes on two cores; BENCH_ARGS="--size base" takes longer.
+BENCH_ARGS ?= --size tiny
+bench:  ## measure ours against plain Transformers; each script prints one line of JSON last
+	@$(ENVIRONMENT); for name in train generate index retrieve; do \
+	  echo "benchmarks/bench_$$name.py $(BENCH_ARGS)" >&2; \
+	  env -u OMP_NUM_THREADS python "benchmarks/bench_$$name.py" $(BENCH_ARGS); done
 
 clean:  ## remove caches and build files; .venv and runs/ stay
 	rm -rf .ci-venv .ci-log.txt .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov build dist ./*.egg-info

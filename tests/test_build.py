@@ -134,7 +134,7 @@ def test_bfloat16_gives_other_vectors_and_is_remembered(built, tmp_path):
 
 
 def test_a_dtype_that_is_not_known_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='dtype must be float32 or bfloat16, found "fp16"'):
+    with pytest.raises(ValueError, match='dtype must be float32 or bfloat16 or auto, found "fp16"'):
         build_index(tiny_rag.passages(), tiny_rag.context_encoder(), tmp_path / "i", dtype="fp16")
 
 
@@ -211,3 +211,12 @@ def test_documents_are_counted_once(tmp_path):
     passages = tiny_rag.passages().map(lambda row: {"document_id": str(int(row["id"]) % 3)})
     index = build_index(passages, tiny_rag.context_encoder(), tmp_path / "i", passage_words=7)
     assert (index.manifest.n_documents, index.manifest.passage_words) == (3, 7)
+
+
+@pytest.mark.parametrize("best", ["float32", "bfloat16"])
+def test_auto_is_what_the_device_is_best_at(tmp_path, monkeypatch, best):
+    monkeypatch.setattr("rag_finetune.index.build.best_dtype", lambda device: best)
+    index = build_index(
+        tiny_rag.passages(), tiny_rag.context_encoder(), tmp_path / "i", dtype="auto"
+    )
+    assert index.manifest.dtype == best

@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -6,7 +7,13 @@ import tiny_rag
 import torch
 
 from rag_finetune.encoders import encode
-from rag_finetune.encoders.encode import encode_block, evaluation_mode
+from rag_finetune.encoders.encode import (
+    best_dtype,
+    encode_block,
+    evaluation_mode,
+    read_ahead,
+    tokenize_block,
+)
 from rag_finetune.encoders.text_encoder import TextEncoder
 
 FACTS = tiny_rag.facts()
@@ -89,6 +96,12 @@ def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, len
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
 
 
+def test_a_batch_that_is_large_enough_takes_no_text_that_is_much_shorter(monkeypatch):
+    monkeypatch.setattr(encode, "ENOUGH_TOKENS", 32)
+    lengths = [16, 3, 15, 14, 13, 2, 3]
+    assert list(encode._batches(lengths)) == [[0, 2, 3], [4, 1, 6], [5]]
+
+
 def test_a_block_gives_its_vectors_and_the_rows_that_are_too_long(encoder):
     advanced = []
     vectors, reached = encode_block(encoder, TEXTS, TITLES, advance=advanced.append)
@@ -117,3 +130,47 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(encoder):
     assert 0 < np.abs(rounded - exact).max() < 0.1
     assert encoder.fingerprint() == before
     assert np.array_equal(encode_block(encoder, TEXTS, TITLES)[0], exact)
+
+
+def test_known_token_ids_are_not_made_again(encoder, monkeypatch):
+    expected, _ = encode_block(encoder, TEXTS, TITLES)
+    token_ids = tokenize_block(encoder, TEXTS, TITLES)
+    monkeypatch.setattr(type(encoder), "tokenize", None)
+    assert np.array_equal(encode_block(encoder, TEXTS, token_ids=token_ids)[0], expected)
+
+
+def test_the_next_is_read_while_one_is_worked_on_and_no_more_than_that():
+    began = [threading.Event() for _ in range(4)]
+
+    def read(number: int) -> int:
+        began[number].set()
+        return number * 10
+
+    found = []
+    for number, value in enumerate(read_ahead(range(4), read)):
+        found.append(value)
+        assert number == 3 or began[number + 1].wait(10)
+        assert not any(event.is_set() for event in began[number + 2 :])
+    assert found == [0, 10, 20, 30]
+    assert list(read_ahead([], read)) == []
+
+
+def test_an_error_of_reading_ahead_is_raised_in_its_place():
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for value in read_ahead([1, 2, 0], lambda number: 2 // number):
+            found.append(value)
+    assert found == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "expected"),
+    [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")],
+)
+def test_bfloat16_is_best_where_the_processor_has_units_for_it(
+    monkeypatch, amx, avx512_bf16, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert best_dtype("cpu") == expected
+    assert best_dtype(torch.device("meta")) == "float32"

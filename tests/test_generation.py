@@ -102,8 +102,7 @@ def test_each_question_is_searched_for_once(rag, monkeypatch, options):
     assert searches.rows == [2, 2, 1]
 
 
-def test_contexts_are_encoded_once_by_rag_sequence(kind, monkeypatch):
-    rag = trained_rag(kind, "rag_sequence")
+def test_contexts_are_encoded_once(rag):
     read = []
     handle = rag.model.rag.generator.get_encoder().register_forward_hook(
         lambda _, args, kwargs, out: read.append(len(out[0])), with_kwargs=True

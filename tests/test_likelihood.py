@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import DPRQuestionEncoder, RagConfig
 
 from rag_finetune.data.collator import RagCollator
+from rag_finetune.losses import linear
 from rag_finetune.losses.likelihood import (
     doc_log_probs,
     rag_negative_log_likelihood,
+    rag_negative_log_likelihood_from_states,
     rag_sequence_log_likelihood,
     rag_token_log_likelihood,
     shift_labels,
@@ -408,8 +410,46 @@ def test_labels_shift_by_one_and_start_is_never_a_target():
     assert labels[1].tolist() == [0, 7, -100, -100]  # left as it was
 
 
+@HEADS
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_from_states_equals_that_from_their_logits(
+    monkeypatch, per_token, label_smoothing, dtype, seed
+):
+    monkeypatch.setattr(linear, "VALUES_PER_CHUNK", 30)  # several chunks
+    case = random_case(seed, rows=4)
+    draw = torch.Generator().manual_seed(seed)
+    leaves = [torch.randn(*shape, generator=draw) for shape in ((12, 5, 6), (7, 6), (7,))]
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in (*leaves, case.doc_scores)]
+    states, weight, bias, doc_scores = leaves
+    options = {"pad_token_id": 1, "per_token": per_token, "label_smoothing": label_smoothing}
+    expected = rag_negative_log_likelihood(
+        torch.nn.functional.linear(states, weight, bias), case.labels, doc_scores, **options
+    )
+    loss = rag_negative_log_likelihood_from_states(
+        states[:, :-1], weight, bias, case.labels, doc_scores, **options
+    )
+    assert loss.dtype == dtype
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected.sum(), leaves)
+    for found, grad in zip(torch.autograd.grad(loss.sum(), leaves), wanted, strict=True):
+        torch.testing.assert_close(found, grad)
+        assert grad.abs().max() > 1e-2
+
+
 def test_shapes_that_do_not_belong_together_are_refused():
     case = random_case()
+    with pytest.raises(ValueError, match=r"states must have shape \(6, 4\).*found \(6, 5\)"):
+        rag_negative_log_likelihood_from_states(
+            case.logits,
+            torch.eye(7),
+            None,
+            case.labels,
+            case.doc_scores,
+            pad_token_id=1,
+            per_token=True,
+        )
     with pytest.raises(ValueError, match=r"logits must have shape \(6, 5\).*found \(5, 5\)"):
         rag_negative_log_likelihood(
             case.logits[:5], case.labels, case.doc_scores, pad_token_id=1, per_token=True

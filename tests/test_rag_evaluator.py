@@ -58,6 +58,19 @@ def test_eval_loss_is_the_mean_negative_log_likelihood_of_the_first_answers(tmp_
     assert metrics["eval_loss"] == pytest.approx(sum(losses) / 7, rel=1e-5)
 
 
+@pytest.mark.parametrize("model_type", ["rag_sequence", "rag_token"])
+def test_a_context_is_encoded_once_for_loss_and_answers(tmp_path, model_type):
+    rag = tiny_rag.tiny_rag(tmp_path, model_type=model_type)
+    args = RagTrainingArguments(output_dir=str(tmp_path / "run"), disable_tqdm=True)
+    trainer = RagTrainer(rag, args, None, tiny_rag.questions(5))
+    encoded = []
+    rag.model.rag.generator.get_encoder().register_forward_pre_hook(
+        lambda module, args, kwargs: encoded.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer.evaluate()
+    assert sum(encoded) == 5 * rag.retriever.n_docs
+
+
 def test_every_evaluation_reports_answers_recall_and_retrieval_health(tmp_path):
     trainer = train_tiny(
         tmp_path, eval_questions=tiny_rag.questions(8), eval_strategy="steps", eval_steps=1

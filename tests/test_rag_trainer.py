@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.rag.scoring import score_passages
-from rag_finetune.training import rag_trainer
+from rag_finetune.training import rag_retrieval, rag_trainer
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
 
@@ -100,7 +100,9 @@ def test_a_part_without_gradient_stops_the_run_and_is_named(tmp_path):
 
 
 def test_a_gradient_that_is_cut_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(rag_trainer, "score_passages", lambda *args: score_passages(*args).detach())
+    monkeypatch.setattr(
+        rag_retrieval, "score_passages", lambda *args: score_passages(*args).detach()
+    )
     with pytest.raises(ValueError, match="No gradient reaches question_encoder"):
         train_tiny(tmp_path)
 
@@ -244,7 +246,7 @@ def test_bf16_gives_a_finite_loss_close_to_float32_and_scores_in_float32(tmp_pat
         seen.append(score_passages(*args))
         return seen[-1]
 
-    monkeypatch.setattr(rag_trainer, "score_passages", spy)
+    monkeypatch.setattr(rag_retrieval, "score_passages", spy)
     exact = train_tiny(tmp_path / "a")
     rounded = train_tiny(tmp_path / "b", bf16=True)
     assert logged(rounded, "loss") == pytest.approx(logged(exact, "loss"), rel=2e-2)

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ from rag_finetune.rag import scoring
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.scoring import (
     Contexts,
-    _rounds,
+    encode_by_length,
     encode_contexts,
+    length_groups,
+    read_contexts,
     score_passages,
     token_log_probs,
 )
@@ -99,7 +102,8 @@ def test_known_states_are_not_computed_again(rag):
     assert encode_contexts(None, contexts) is contexts.states
 
 
-def test_contexts_are_encoded_with_others_of_similar_length(rag):
+def test_contexts_are_encoded_with_others_of_similar_length(rag, monkeypatch):
+    monkeypatch.setitem(scoring.OPERATIONS_PER_CALL, "cpu", 0.0)
     contexts = contexts_of(rag, 4)
     encoder, read = rag.model.rag.generator.get_encoder(), []
     hook = encoder.register_forward_pre_hook(
@@ -110,6 +114,41 @@ def test_contexts_are_encoded_with_others_of_similar_length(rag):
     assert sorted(len(mask) for mask in read) == [3, 3, 3, 3]
     assert sum(mask.sum() for mask in read) == contexts.attention_mask.sum()
     assert sum(mask.numel() for mask in read) < contexts.attention_mask.numel()
+
+
+@pytest.mark.parametrize("operations", [0.0, 1e12], ids=["four_groups", "one_group"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_and_gradients_equal_those_of_one_padded_batch(rag, monkeypatch, dtype, operations):
+    monkeypatch.setitem(scoring.OPERATIONS_PER_CALL, "cpu", operations)
+    contexts, generator = contexts_of(rag, 3), copy.deepcopy(rag.model.rag.generator).to(dtype)
+    encoder, mask = generator.get_encoder(), contexts.attention_mask
+    draw = torch.Generator().manual_seed(0)
+    wanted = torch.randn(*mask.shape, 16, generator=draw, dtype=dtype) * mask.unsqueeze(-1)
+    found = []
+    for states in (
+        encoder(input_ids=contexts.input_ids, attention_mask=mask).last_hidden_state,
+        encode_by_length(encoder, contexts.input_ids, mask),
+    ):
+        encoder.zero_grad()
+        (states * wanted).sum().backward()
+        grads = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+        found.append((states[mask.bool()].detach(), grads))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
+    assert found[0][1]
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], grad, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_grouped_by_length_where_it_is_less_work():
+    lengths = [9, 2, 9, 2, 5, 5, 1, 9]
+    # Four groups are 2·2 + 2·5 + 2·9 + 2·9 = 50 tokens of work, three are 2·2 + 3·5 + 3·9 = 46.
+    assert length_groups(lengths, 0.0) == [[6, 1], [3, 4, 5], [0, 2, 7]]
+    assert length_groups([8, 1, 4, 2, 9], 0.0) == [[1], [3], [2], [0, 4]]
+    assert length_groups(lengths, 100.0) == [[6, 1, 3, 4, 5, 0, 2, 7]]
+    # One group is 72 tokens of work, two are 4·5 + 4·9 = 56 and a further call.
+    assert len(length_groups(lengths, 15.0)) == 2
+    assert length_groups([7, 7], 1.0) == [[0, 1]]
+    assert length_groups([3], 0.0) == [[0]]
 
 
 def test_padding_on_the_left_is_no_passages_end(rag):
@@ -138,16 +177,27 @@ def test_a_context_is_read_once_however_many_sequences_it_is_paired_with(rag):
     read = []
     hook = keys.register_forward_hook(lambda module, args, output: read.append(len(args[0])))
     with torch.no_grad():
-        states = encode_contexts(generator, contexts)
-        token_log_probs(rag.model, contexts, states, torch.tensor([3, 0, 3, 3, 0]), sequences)
+        shared = read_contexts(generator, contexts)
+        token_log_probs(rag.model, shared, torch.tensor([3, 0, 3, 3, 0]), sequences)
     hook.remove()
-    assert read == [2]
+    assert read == [6]
 
 
-def test_sequences_of_a_context_are_scored_from_short_to_long():
-    rows, lengths = torch.tensor([3, 0, 3, 3, 0, 1]), torch.tensor([9, 2, 4, 5, 1, 7])
-    found = [pairs.tolist() for pairs in _rounds(rows, lengths, torch.tensor([0, 3]))]
-    assert found == [[4, 2], [1, 3], [0]]
+def test_what_sequences_of_a_context_begin_with_is_decoded_once(rag):
+    contexts = contexts_of(rag, 1)
+    sequences = sequences_of(rag, ["red oslo", "red rome", "red oslo", "green"])
+    rows = torch.tensor([2, 0, 0, 2])  # "red oslo", "red rome" and "red oslo", "green"
+    decoded, length = [], sequences.shape[1] - 1
+    shared = read_contexts(rag.model.rag.generator, contexts)
+    hook = rag.model.rag.generator.register_forward_pre_hook(
+        lambda module, args, kwargs: decoded.append(kwargs["decoder_input_ids"].shape),
+        with_kwargs=True,
+    )
+    token_log_probs(rag.model, shared, rows, sequences)
+    hook.remove()
+    start = length - 3  # tokens before the words, beside the decoder's own
+    nodes = [2] * (1 + start) + [3, 3]  # red, red and green; then oslo, oslo and rome
+    assert decoded == [(count, 1) for count in nodes]
 
 
 @pytest.mark.parametrize("chunk", [2**27, 1, 300])
@@ -157,8 +207,8 @@ def test_token_log_probs_equal_those_of_the_whole_generator(rag, monkeypatch, ch
     sequences = sequences_of(rag, ["red oslo", "green", "old black quito", "red", "blue rome"])
     rows = torch.tensor([5, 0, 3, 3, 1])
     with torch.no_grad():
-        states = encode_contexts(rag.model.rag.generator, contexts)
-        found, mask = token_log_probs(rag.model, contexts, states, rows, sequences)
+        read = read_contexts(rag.model.rag.generator, contexts)
+        found, mask = token_log_probs(rag.model, read, rows, sequences)
         pad = rag.model.config.generator.pad_token_id
         for pair, row in enumerate(rows.tolist()):
             length = int(contexts.attention_mask[row].sum())
@@ -180,8 +230,8 @@ def test_what_follows_padding_within_a_sequence_is_scored(rag):
     pad = rag.model.config.generator.pad_token_id
     holed = torch.cat([plain[:2], plain.new_tensor([pad]), plain[2:]]).unsqueeze(0)
     with torch.no_grad():
-        states = encode_contexts(rag.model.rag.generator, contexts)
-        found, mask = token_log_probs(rag.model, contexts, states, torch.tensor([1]), holed)
+        read = read_contexts(rag.model.rag.generator, contexts)
+        found, mask = token_log_probs(rag.model, read, torch.tensor([1]), holed)
     assert mask[0].tolist() == [token != pad for token in holed[0, 1:].tolist()]
     assert (found[mask] < 0).all()
 
@@ -190,9 +240,9 @@ def test_what_follows_padding_within_a_sequence_is_scored(rag):
 def test_scores_of_an_answer_add_up_to_its_loss(rag, per_token):
     contexts, labels = contexts_of(rag, 2), sequences_of(rag, ["red oslo", "green"])
     with torch.no_grad():
-        states = encode_contexts(rag.model.rag.generator, contexts)
+        read = read_contexts(rag.model.rag.generator, contexts)
         per_pair, mask = token_log_probs(
-            rag.model, contexts, states, torch.arange(6), labels.repeat_interleave(N_DOCS, 0)
+            rag.model, read, torch.arange(6), labels.repeat_interleave(N_DOCS, 0)
         )
         logits = rag.model.rag.generator(
             input_ids=contexts.input_ids,

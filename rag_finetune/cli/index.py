@@ -69,10 +69,11 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="what the encoder computes in (bfloat16 is for GPUs, most processors are slower at "
-        "it); the vectors are stored in float32",
+        help="what the encoder computes in; bfloat16 is faster on GPUs and on processors with AMX "
+        "or AVX512-BF16, slower on all others, and auto tells them apart; the vectors are stored "
+        "in float32",
     )
 
 

@@ -1,9 +1,10 @@
 """Texts to vectors: batches by token budget over texts of like length, in evaluation mode."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
+ENOUGH_TOKENS = 2_048  # a batch of so many ends where the next text would be padded by an eighth
 TEXTS_PER_BLOCK = 512  # what a crash loses at most; batches within hold little padding
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "auto")
+
+TokenIds = dict[str, list[int]]  # input_ids, attention_mask, … of a text
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 
 def encode_texts(
@@ -26,11 +32,15 @@ def encode_texts(
     """Vectors of texts, in their order; see `TextEncoder.encode`."""
     vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
     full = 0
+
+    def read(start: int) -> tuple[slice, list[TokenIds]]:
+        rows = slice(start, start + TEXTS_PER_BLOCK)
+        return rows, tokenize_block(encoder, texts[rows], titles[rows] if titles else None)
+
     with tqdm(total=len(texts), desc=progress, unit=" texts", disable=not progress) as bar:
-        for start in range(0, len(texts), TEXTS_PER_BLOCK):
-            rows = slice(start, start + TEXTS_PER_BLOCK)
+        for rows, token_ids in read_ahead(range(0, len(texts), TEXTS_PER_BLOCK), read):
             vectors[rows], reached = encode_block(
-                encoder, texts[rows], titles[rows] if titles else None, advance=bar.update
+                encoder, texts[rows], token_ids=token_ids, advance=bar.update
             )
             full += len(reached)
     if full:
@@ -42,11 +52,19 @@ def encode_texts(
     return vectors
 
 
+def tokenize_block(
+    encoder: "TextEncoder", texts: Sequence[str], titles: Sequence[str] | None = None
+) -> list[TokenIds]:
+    """Token ids of each text with its title; an empty title, or None for all, is left out."""
+    return encoder.tokenize(list(texts), list(titles or [""] * len(texts)))
+
+
 def encode_block(
     encoder: "TextEncoder",
     texts: Sequence[str],
     titles: Sequence[str] | None = None,
     *,
+    token_ids: Sequence[TokenIds] | None = None,
     dtype: str = "float32",
     advance: Callable[[int], object] = lambda count: None,
 ) -> tuple[np.ndarray, list[int]]:
@@ -58,6 +76,7 @@ def encode_block(
         encoder: tokenises the texts and runs the network.
         texts: what to encode.
         titles: the title of each text; an empty one is left out.
+        token_ids: what `tokenize_block` makes of both, where that is known already.
         dtype: what the network computes in: "float32", or "bfloat16" through autocast.
         advance: told the number of texts after each batch.
 
@@ -65,7 +84,8 @@ def encode_block(
         The vectors, shape (len(texts), dim) float32 for either dtype, and the rows of the texts
         that reach the encoder's max_length: what follows has no part in their vectors.
     """
-    token_ids = encoder.tokenize(list(texts), list(titles or [""] * len(texts)))
+    if token_ids is None:
+        token_ids = tokenize_block(encoder, texts, titles)
     lengths = [len(ids["input_ids"]) for ids in token_ids]
     vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
     autocast = torch.autocast(
@@ -76,6 +96,32 @@ def encode_block(
             vectors[batch] = encoder.forward([token_ids[row] for row in batch])
             advance(len(batch))
     return vectors, [row for row, length in enumerate(lengths) if length >= encoder.max_length]
+
+
+def read_ahead(items: Iterable[Item], read: Callable[[Item], Read]) -> Iterator[Read]:
+    """What `read` gives of each item, in order; a thread reads the next while one is worked on.
+
+    No more than two are held.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming: Future[Read] | None = None
+        for item in items:
+            following = thread.submit(read, item)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def best_dtype(device: torch.device | str) -> str:
+    """What a device multiplies matrices in fastest: "bfloat16" where it has units for it."""
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    cpu: Any = torch.cpu  # AMX, or the dot products of AVX-512
+    has_units = cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()
+    is_cpu = torch.device(device).type == "cpu"
+    return "bfloat16" if is_cpu and has_units else "float32"
 
 
 @contextmanager
@@ -94,9 +140,13 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > TOKENS_PER_BATCH:
-            yield batch
-            batch = []
+        if batch:
+            longest = lengths[batch[0]]
+            is_full = (len(batch) + 1) * longest > TOKENS_PER_BATCH
+            is_shorter = lengths[row] < longest * 7 / 8
+            if is_full or (is_shorter and len(batch) * longest >= ENOUGH_TOKENS):
+                yield batch
+                batch = []
         batch.append(row)
     if batch:
         yield batch

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from rag_finetune.encoders.encode import DTYPES
+from rag_finetune.encoders.encode import DTYPES, best_dtype
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.job import IndexJob
 from rag_finetune.index.processes import World
@@ -48,7 +48,8 @@ def build_index(
         passage_words: how the passages were cut, for the manifest.
         overlap: words that neighbouring passages share, for the manifest.
         index_type: "auto", "flat", "hnsw", "sq8", "ivf_pq" or a FAISS factory string.
-        dtype: what the network computes in, "float32" or "bfloat16"; vectors are float32 always.
+        dtype: what the network computes in, "float32", "bfloat16", or "auto" for bfloat16 where the
+            device of the encoder has units for it; vectors are float32 always.
         locate: says where documents of given ids stand, to name those that are too long.
         world: from `join_world`, where several processes each call this with the same arguments
             and share the work; only the first reads `passages`.
@@ -66,6 +67,8 @@ def build_index(
     """
     if dtype not in DTYPES:
         raise ValueError(f'dtype must be {" or ".join(DTYPES)}, found "{dtype}".')
+    if dtype == "auto":
+        dtype = best_dtype(encoder.model.device)
     target, world = Path(output_dir), world or World()
     if world.is_main:
         require_target(target)

@@ -26,6 +26,9 @@ from rag_finetune.index.types import choose_type
 # threads: an exact search for 64 questions takes ten times as long on one. To be deleted with the
 # release that brings https://github.com/facebookresearch/faiss/pull/5109
 faiss.cvar.distance_compute_blas_threshold = min(128_000, 800 * faiss.omp_get_max_threads())
+# Threads wait for each other where a product is of FAISS's own 1,024 vectors. One takes 64 MB here.
+faiss.cvar.distance_compute_blas_query_bs = 1_024
+faiss.cvar.distance_compute_blas_database_bs = 16_384
 
 BLOCK_ROWS = 16_384
 TRAIN_ROWS = 100_000

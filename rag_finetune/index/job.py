@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers.utils.logging import tqdm
 
 from rag_finetune.encoders import encode
+from rag_finetune.encoders.encode import TokenIds
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import read_text, write_json
 from rag_finetune.index.blocks import VectorFile
@@ -78,7 +79,11 @@ class IndexJob:
             passages=corpus.digest,
             encoder=self.fingerprint,
             dtype=self.dtype,
-            batching=[encode.TEXTS_PER_BLOCK, encode.TOKENS_PER_BATCH],
+            batching=[
+                encode.TEXTS_PER_BLOCK,
+                encode.TOKENS_PER_BATCH,
+                encode.ENOUGH_TOKENS,
+            ],
             n_passages=corpus.n_passages,
             n_documents=corpus.n_documents,
             dimension=self.encoder.dimension,
@@ -121,9 +126,13 @@ class IndexJob:
         label = "Encoding passages" + (f" (1 of {self.world.size})" if self.world.size > 1 else "")
         start = time.monotonic()
         with tqdm(total=total, desc=label, unit=" passages", disable=not self.shown) as bar:
-            for done, (number, part) in enumerate(zip(share.tolist(), rows, strict=True), start=1):
-                self._encode_block(passages[part], number, vectors, bar.update)
+            blocks = encode.read_ahead(
+                share.tolist(), lambda n: self._read_block(passages, vectors, n)
+            )
+            for done, block in enumerate(blocks, start=1):
+                self._encode_block(*block, vectors, bar.update)
                 if done == 1 and len(rows) > 1:
+                    part = rows[0]
                     rest = (time.monotonic() - start) * (total / (part.stop - part.start) - 1)
                     if self.shown:  # above the bar, not behind it
                         bar.write(f"Encoding the rest takes about {format_seconds(rest)}.")
@@ -226,15 +235,28 @@ class IndexJob:
         )
         require_disk(self.work, disk)
 
+    def _read_block(
+        self, passages: Dataset, vectors: VectorFile, number: int
+    ) -> tuple[int, Mapping[str, list[str]], list[TokenIds]]:
+        """The number of a block, its passages, and their token ids."""
+        rows = passages[vectors.rows_of(number)]
+        return number, rows, encode.tokenize_block(self.encoder, rows["text"], rows["title"])
+
     def _encode_block(
         self,
-        rows: Mapping[str, list[str]],
         number: int,
+        rows: Mapping[str, list[str]],
+        token_ids: list[TokenIds],
         vectors: VectorFile,
         advance: Callable[[int], object],
     ) -> None:
         found, cut = encode.encode_block(
-            self.encoder, rows["text"], rows["title"], dtype=self.dtype, advance=advance
+            self.encoder,
+            rows["text"],
+            rows["title"],
+            token_ids=token_ids,
+            dtype=self.dtype,
+            advance=advance,
         )
         _require_finite(found, rows["id"])
         vectors.write(number, found, [rows["document_id"][row] for row in cut], self.world.rank)

@@ -9,6 +9,8 @@ Source:
 import torch
 from torch import Tensor
 
+from rag_finetune.losses.linear import linear_log_probs
+
 
 def target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target token: its logit minus the logsumexp of all logits.
@@ -20,10 +22,10 @@ def target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
         targets: token ids, shape (…, T).
 
     Returns:
-        log p(target) in nats, float32, shape (…, T).
+        log p(target) in nats, float32 at least, shape (…, T).
     """
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).float()  # (…, T)
-    return chosen - torch.logsumexp(logits.float(), dim=-1)
+    chosen = _wide(logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1))  # (…, T)
+    return chosen - torch.logsumexp(_wide(logits), dim=-1)
 
 
 def vocabulary_log_probs(logits: Tensor) -> Tensor:
@@ -33,9 +35,9 @@ def vocabulary_log_probs(logits: Tensor) -> Tensor:
         logits: unnormalised scores, shape (…, T, V).
 
     Returns:
-        (1/V) Σ_v log p(v) in nats, float32, shape (…, T).
+        (1/V) Σ_v log p(v) in nats, float32 at least, shape (…, T).
     """
-    logits = logits.float()
+    logits = _wide(logits)
     return logits.mean(dim=-1) - torch.logsumexp(logits, dim=-1)
 
 
@@ -46,9 +48,9 @@ def doc_log_probs(doc_scores: Tensor) -> Tensor:
         doc_scores: inner products of question and passage, shape (B, K); −inf for no passage.
 
     Returns:
-        log p(z|x) in nats, float32, shape (B, K).
+        log p(z|x) in nats, float32 at least, shape (B, K).
     """
-    return torch.log_softmax(doc_scores.float(), dim=-1)
+    return torch.log_softmax(_wide(doc_scores), dim=-1)
 
 
 def rag_sequence_log_likelihood(sequence_log_probs: Tensor, doc_scores: Tensor) -> Tensor:
@@ -135,15 +137,89 @@ def rag_negative_log_likelihood(
     _require_shape("logits", logits[..., 0], (batch_size * n_docs, labels.shape[1]))
     logits = logits[:, :-1].view(batch_size, n_docs, targets.shape[1], -1)  # (B, K, T, V)
     per_passage = targets.unsqueeze(1).expand(-1, n_docs, -1)  # (B, K, T)
-    token_log_probs = target_log_probs(logits, per_passage)
+    mean_log_probs = vocabulary_log_probs(logits) if label_smoothing else None
+    return _example_losses(
+        target_log_probs(logits, per_passage),
+        mean_log_probs,
+        doc_scores,
+        mask,
+        per_token,
+        label_smoothing,
+    )
+
+
+def rag_negative_log_likelihood_from_states(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    doc_scores: Tensor,
+    *,
+    pad_token_id: int,
+    per_token: bool,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Loss of each example, without the logits of all of them at once.
+
+    Equal to `rag_negative_log_likelihood` of states · weightᵀ + bias. Only what a target counts
+    for is scored, a chunk of positions at a time.
+
+    Args:
+        states: what the generator's output layer reads at the first T positions, shape
+            (B·K, T, width).
+        weight: of that layer, shape (V, width).
+        bias: of that layer, shape (V,); None for none.
+        labels: as for `rag_negative_log_likelihood`.
+        doc_scores: likewise.
+        pad_token_id: likewise.
+        per_token: likewise.
+        label_smoothing: likewise.
+
+    Returns:
+        The loss of each example in nats, shape (B,).
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    batch_size, n_docs = doc_scores.shape
+    targets, mask = shift_labels(labels, pad_token_id)  # (B, T) each
+    shape = (batch_size, n_docs, targets.shape[1])
+    _require_shape("states", states[..., 0], (batch_size * n_docs, targets.shape[1]))
+    counted = mask.unsqueeze(1).expand(shape)  # (B, K, T); R of them are True
+    chosen, mean = linear_log_probs(
+        states.unflatten(0, shape[:2])[counted],  # (R, width)
+        weight,
+        bias,
+        targets.unsqueeze(1).expand(shape)[counted],
+        with_mean=label_smoothing > 0.0,
+    )
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(shape).masked_scatter(counted, values)
+
+    mean_log_probs = None if mean is None else spread(mean)
+    return _example_losses(
+        spread(chosen), mean_log_probs, doc_scores, mask, per_token, label_smoothing
+    )
+
+
+def _example_losses(
+    token_log_probs: Tensor,
+    mean_log_probs: Tensor | None,
+    doc_scores: Tensor,
+    mask: Tensor,
+    per_token: bool,
+    label_smoothing: float,
+) -> Tensor:
+    """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
     if per_token:
         log_likelihood = rag_token_log_likelihood(token_log_probs, doc_scores, mask)
     else:
         summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
         log_likelihood = rag_sequence_log_likelihood(summed, doc_scores)
-    if label_smoothing == 0.0:
+    if mean_log_probs is None:
         return -log_likelihood
-    smoothing = _smoothing_loss(vocabulary_log_probs(logits), doc_scores, mask)
+    smoothing = _smoothing_loss(mean_log_probs, doc_scores, mask)
     return -(1.0 - label_smoothing) * log_likelihood + label_smoothing * smoothing
 
 
@@ -167,6 +243,11 @@ def _smoothing_loss(mean_log_probs: Tensor, doc_scores: Tensor, mask: Tensor) ->
     doc_probs = doc_log_probs(doc_scores).exp().unsqueeze(-1)  # (B, K, 1)
     expected = (doc_probs * mean_log_probs).sum(1).masked_fill(~mask, 0.0)  # (B, T)
     return -expected.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A tensor in float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _require_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

@@ -4,16 +4,16 @@ Source:
     Lewis et al. 2020, arXiv:2005.11401, section 2.5.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import RagTokenForGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
 from rag_finetune.losses.likelihood import doc_log_probs
-from rag_finetune.rag.scoring import Contexts, encode_contexts, token_log_probs
+from rag_finetune.rag.scoring import Contexts, read_contexts, token_log_probs
+from rag_finetune.rag.sharing import OWN_CACHE, SharedContexts, generate_rag_token
 
 
 @dataclass
@@ -121,18 +121,26 @@ def _decode_rag_sequence(
     """Candidates from every passage, scored under every passage, the best kept."""
     generator = model.rag.generator
     batch_size, n_docs = contexts.doc_scores.shape
-    states = encode_contexts(generator, contexts)
-    found = generator.generate(
-        contexts.input_ids,
-        attention_mask=contexts.attention_mask,
-        encoder_outputs=BaseModelOutput(last_hidden_state=states),
-        **{**generation, **_lengths(model, generation), "num_return_sequences": per_passage},
-    )
+    read = read_contexts(generator, contexts)
+    rows = torch.arange(batch_size * n_docs, device=contexts.input_ids.device)
+    with read.read_by(rows.repeat_interleave(per_passage)) as cache:
+        found = generator.generate(
+            contexts.input_ids,
+            attention_mask=contexts.attention_mask,
+            encoder_outputs=read.encoder_outputs(batch_size * n_docs),
+            past_key_values=cache,
+            **{
+                **generation,
+                **_lengths(model, generation),
+                **OWN_CACHE,
+                "num_return_sequences": per_passage,
+            },
+        )
     found = _pad_after_end(model, found, generation).view(batch_size, n_docs, per_passage, -1)
     rows, sequences, found_by = _distinct(found, torch.isfinite(contexts.doc_scores))
     if thorough:
         found_by = torch.isfinite(contexts.doc_scores)[rows]
-    log_probs = _sequence_log_probs(model, contexts, states, rows, sequences, found_by)
+    log_probs = _sequence_log_probs(model, read, rows, sequences, found_by)
     joint = doc_log_probs(contexts.doc_scores)[rows] + log_probs  # (candidates, K)
     scores = joint.logsumexp(-1)
     best = [
@@ -178,7 +186,7 @@ def _distinct(found: Tensor, is_passage: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _sequence_log_probs(
-    model: Any, contexts: Contexts, states: Tensor, rows: Tensor, sequences: Tensor, pairs: Tensor
+    model: Any, read: SharedContexts, rows: Tensor, sequences: Tensor, pairs: Tensor
 ) -> Tensor:
     """Log p(y|x,z) of candidates under the passages that `pairs` marks, shape (C, K); else −inf.
 
@@ -188,7 +196,7 @@ def _sequence_log_probs(
     n_docs = pairs.shape[1]
     candidates, passages = pairs.nonzero(as_tuple=True)  # (P,) each
     per_token, mask = token_log_probs(
-        model, contexts, states, rows[candidates] * n_docs + passages, sequences[candidates]
+        model, read, rows[candidates] * n_docs + passages, sequences[candidates]
     )
     bos_token_id = model.config.bos_token_id or generator_config.bos_token_id
     if bos_token_id is not None:
@@ -210,38 +218,32 @@ def _decode_rag_token(
     """Decode by the next-token distribution marginalised over passages."""
     batch_size, n_docs = contexts.doc_scores.shape
     is_drawn = settings["do_sample"] and settings["num_beams"] == 1
-    options = {**generation, **_lengths(model, generation)}
-    if is_drawn:
-        # Transformers 5.23 draws one sample a question, whatever num_return_sequences says.
-        searched = contexts.repeated(num_return_sequences)
-    else:
-        searched = contexts
-        options["num_return_sequences"] = num_return_sequences
-    encoder = model.rag.generator.get_encoder()
-    states: list[Tensor] = []  # those that generate computes, so that scoring need not again
-    hook = encoder.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
-    try:
-        sequences = model.generate(
-            context_input_ids=searched.input_ids,
-            context_attention_mask=searched.attention_mask,
-            doc_scores=searched.doc_scores,
-            n_docs=n_docs,
-            **options,
-        )
-    finally:
-        hook.remove()
-    if not is_drawn:
-        contexts = replace(contexts, states=states[0])
+    # Transformers 5.23 draws one sample a question, whatever num_return_sequences says.
+    copies = num_return_sequences if is_drawn else 1
+    read = read_contexts(model.rag.generator, contexts)
+    passages = torch.arange(n_docs, device=contexts.input_ids.device)
+    searched = contexts.repeated(copies)
+    sequences = generate_rag_token(
+        model,
+        read,
+        _context_rows(batch_size, copies * settings["num_beams"], passages),
+        context_input_ids=searched.input_ids,
+        context_attention_mask=searched.attention_mask,
+        doc_scores=searched.doc_scores,
+        n_docs=n_docs,
+        **{
+            **generation,
+            **_lengths(model, generation),
+            "num_return_sequences": num_return_sequences // copies,
+        },
+    )
     sequences = _pad_after_end(model, sequences, generation)
     rows = torch.arange(batch_size, device=sequences.device)
     rows = rows.repeat_interleave(num_return_sequences)
-    passages = torch.arange(n_docs, device=sequences.device)
-    context_rows = (rows.unsqueeze(1) * n_docs + passages).view(-1)  # (A·K,)
     per_token, mask = token_log_probs(
         model,
-        contexts,
-        encode_contexts(model.rag.generator, contexts),
-        context_rows,
+        read,
+        _context_rows(batch_size, num_return_sequences, passages),
         sequences.repeat_interleave(n_docs, 0),
     )
     prior = doc_log_probs(contexts.doc_scores)[rows].unsqueeze(-1)  # (A, K, 1)
@@ -254,6 +256,12 @@ def _decode_rag_token(
     if is_drawn:  # in no order
         order = torch.cat([order.new_tensor(_best(scores, rows == row)) for row in rows.unique()])
     return Decoded(sequences[order], scores[order], rows, posteriors[order])
+
+
+def _context_rows(batch_size: int, copies: int, passages: Tensor) -> Tensor:
+    """The context of every passage of so many copies of each question, shape (B·copies·K,)."""
+    questions = torch.arange(batch_size, device=passages.device).repeat_interleave(copies)
+    return (questions.unsqueeze(1) * len(passages) + passages).view(-1)
 
 
 def _pad_after_end(model: Any, sequences: Tensor, generation: dict[str, Any]) -> Tensor:

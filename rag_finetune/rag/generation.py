@@ -55,6 +55,7 @@ def retrieve(
     *,
     n_docs: int,
     depth: int | None = None,
+    question_vectors: Tensor | None = None,
 ) -> Retrieved:
     """Search once for every question, and write the generator's input.
 
@@ -65,11 +66,14 @@ def retrieve(
         attention_mask: their mask, shape (B, length).
         n_docs: passages that the generator reads.
         depth: passages to find, at least n_docs, at most all; None for n_docs.
+        question_vectors: what the question encoder made of them, shape (B, dim); None to ask it.
 
     Raises:
         ValueError: the question encoder gave a vector that is not finite.
     """
-    hidden = model.question_encoder(input_ids, attention_mask=attention_mask, return_dict=True)[0]
+    hidden = question_vectors
+    if hidden is None:
+        hidden = model.question_encoder(input_ids, attention_mask=attention_mask)[0]
     if not hidden.isfinite().all():
         raise ValueError(
             "The question encoder gave a vector that is not finite. Were its weights damaged by a "

@@ -1,18 +1,21 @@
 """Scores of passages and of given answers: what decoding and training share."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
+from torch.nn.functional import pad
+from transformers import DynamicCache
 
-from rag_finetune.losses.likelihood import shift_labels, target_log_probs
+from rag_finetune.losses.likelihood import shift_labels
+from rag_finetune.rag.sharing import SharedContexts
 
-LOGITS_PER_CHUNK = 2**27  # float32 values held at once while candidates are scored
-LENGTH_GROUPS = 4  # contexts are encoded in so many groups of similar length
+LOGITS_PER_CHUNK = 2**26  # values held at once while candidates are scored
+LENGTH_GROUPS = 4  # contexts are encoded in at most so many groups of similar length
+# Arithmetic that the device does while a further call of the encoder is set up.
+OPERATIONS_PER_CALL = {"cpu": 5e8, "cuda": 1e12}
 
 
 @dataclass
@@ -75,44 +78,82 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
 def encode_contexts(generator: Any, contexts: Contexts) -> Tensor:
     """The generator's encoder states of every context, shape (B·K, length, width).
 
-    Contexts of similar length are encoded together: in one batch, a third of the work would be on
-    padding. The states of padding are 0.
+    Known ones are not computed again. What stands in padding means nothing.
     """
     if contexts.states is not None:
         return contexts.states
-    encoder = generator.get_encoder()
-    mask = contexts.attention_mask
-    lengths = mask.shape[1] - mask.flip(1).argmax(1)  # up to the last token; (B·K,)
-    states: Tensor | None = None
-    for rows in lengths.argsort().tensor_split(LENGTH_GROUPS):
-        if len(rows) == 0:
-            continue
+    return encode_by_length(generator.get_encoder(), contexts.input_ids, contexts.attention_mask)
+
+
+def encode_by_length(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The encoder's states, contexts of similar length together where that is less work.
+
+    In one batch, a third of the work can be on padding. Gradients are kept.
+
+    Args:
+        encoder: a generator's encoder.
+        input_ids: shape (N, length), N at least 1.
+        attention_mask: shape (N, length).
+
+    Returns:
+        Shape (N, length, width); what stands in padding means nothing.
+    """
+    count, longest = attention_mask.shape
+    lengths = longest - attention_mask.flip(1).argmax(1)  # up to the last token; (N,)
+    per_token = 2 * encoder.num_parameters(exclude_embeddings=True)
+    per_call = OPERATIONS_PER_CALL.get(attention_mask.device.type, 1e12)
+    groups = length_groups(lengths.tolist(), per_call / per_token)
+    order = [row for rows in groups for row in rows]
+    found = []
+    for rows in groups:
         length = int(lengths[rows].max())
-        found = encoder(
-            input_ids=contexts.input_ids[rows, :length],
-            attention_mask=mask[rows, :length],
+        states = encoder(
+            input_ids=input_ids[rows, :length],
+            attention_mask=attention_mask[rows, :length],
             return_dict=True,
         ).last_hidden_state
-        if states is None:
-            states = found.new_zeros(*mask.shape, found.shape[-1])
-        states[rows, :length] = found
-    assert states is not None  # there is a context
-    return states
+        found.append(pad(states, (0, 0, 0, longest - length)))
+    places = torch.empty(count, dtype=torch.long)
+    places[order] = torch.arange(count)
+    return torch.cat(found)[places.to(attention_mask.device)]
 
 
+def length_groups(lengths: list[int], call_cost: float) -> list[list[int]]:
+    """Rows in groups of similar length, as many as make the least work; short ones first.
+
+    Args:
+        lengths: tokens of each row.
+        call_cost: what a further group costs, in tokens.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def split(count: int) -> list[list[int]]:
+        ends = [len(order) * number // count for number in range(count + 1)]
+        return [order[start:end] for start, end in pairwise(ends) if start < end]
+
+    def work(groups: list[list[int]]) -> float:
+        return sum(len(rows) * lengths[rows[-1]] + call_cost for rows in groups)
+
+    return min(map(split, range(1, LENGTH_GROUPS + 1)), key=work)
+
+
+def read_contexts(generator: Any, contexts: Contexts) -> SharedContexts:
+    """Contexts as the generator's decoder reads them."""
+    return SharedContexts(generator, encode_contexts(generator, contexts), contexts.attention_mask)
+
+
+@torch.no_grad()
 def token_log_probs(
-    model: Any, contexts: Contexts, states: Tensor, context_rows: Tensor, sequences: Tensor
+    model: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log p(y_t|x,z,y_<t) of pairs of a context and a sequence, by the decoder alone.
 
-    The decoder's keys and values of a context are computed once, however many sequences it is
-    paired with. Gradients are not kept.
+    What sequences of a context begin with in common is decoded once. Gradients are not kept.
 
     Args:
         model: the RAG model.
-        contexts: what the encoder read.
-        states: what it made of it, shape (B·K, length, width).
-        context_rows: the row of `states` of each pair, shape (P,).
+        read: the contexts, as its generator reads them.
+        context_rows: the context of each pair, shape (P,).
         sequences: the sequence of each pair, shape (P, T + 1), from the decoder's start token.
 
     Returns:
@@ -121,58 +162,43 @@ def token_log_probs(
     """
     targets, mask = shift_labels(sequences, model.config.generator.pad_token_id)
     log_probs = torch.zeros(targets.shape, device=targets.device)
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (places * mask).amax(-1)  # up to the last token that counts; (P,)
-    per_row = sequences.shape[1] * model.config.generator.vocab_size
-    at_once = max(1, LOGITS_PER_CHUNK // per_row)
-    for block in context_rows.unique().split(at_once):
-        read: Any = DynamicCache()  # keys and values of the contexts of this block
-        for pairs in _rounds(context_rows, lengths, block):
-            rows = context_rows[pairs]
-            length = int(lengths[pairs].max())
-            cache = EncoderDecoderCache(
-                DynamicCache(), _rows_of(read, torch.searchsorted(block, rows))
-            )
-            logits = model.rag.generator(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
-                attention_mask=contexts.attention_mask[rows],
-                decoder_input_ids=sequences[pairs, : length + 1],
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            ).logits[:, :-1]
-            log_probs[pairs, :length] = target_log_probs(logits, targets[pairs, :length])
-            if not len(read):
-                read = cache.cross_attention_cache
+    at_once = max(1, LOGITS_PER_CHUNK // model.config.generator.vocab_size)
+    for pairs in context_rows.argsort(stable=True).split(at_once):
+        log_probs[pairs] = _block_log_probs(
+            model.rag.generator, read, context_rows[pairs], sequences[pairs], mask[pairs]
+        )
     return log_probs, mask
 
 
-def _rounds(context_rows: Tensor, lengths: Tensor, block: Tensor) -> Iterator[Tensor]:
-    """Indices of the pairs of some contexts, split so that none has a context twice.
+def _block_log_probs(
+    generator: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor, mask: Tensor
+) -> Tensor:
+    """`token_log_probs` of pairs whose logits of one position fit into memory.
 
-    Args:
-        context_rows: the context of each pair, shape (P,).
-        lengths: tokens of the sequence of each pair, shape (P,).
-        block: contexts, ascending; each is in some pair.
-
-    Yields:
-        First every context of the block with the shortest of its sequences, then those that have
-        two with the second, and so on; by ascending context.
+    The sequences of a context are a tree; its nodes are decoded level by level.
     """
-    pairs = torch.isin(context_rows, block).nonzero().squeeze(-1)
-    pairs = pairs[lengths[pairs].argsort(stable=True)]
-    rows, order = context_rows[pairs].sort(stable=True)
-    pairs = pairs[order]
-    number = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    for count in range(int(number.max()) + 1):
-        yield pairs[number == count]
-
-
-def _rows_of(cache: Any, rows: Tensor) -> Any:
-    """Some rows of a cache; an empty one stays empty."""
-    if not len(cache) or len(rows) == len(cache.layers[0].keys):
-        return cache
-    taken = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        taken.update(layer.keys[rows], layer.values[rows], number)
-    return taken
+    log_probs = torch.zeros(mask.shape, device=mask.device)
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (places * mask).amax(-1)  # up to the last token that counts; (P,)
+    node, cache = context_rows, DynamicCache()  # the node of each pair
+    for level in range(int(lengths.max())):
+        pairs = (lengths > level).nonzero().squeeze(-1)
+        # A node is what it continues, and with which token.
+        named = torch.stack([node[pairs], sequences[pairs, level]], dim=1)
+        nodes, place = named.unique(dim=0, return_inverse=True)  # (N, 2), (len(pairs),)
+        rows = torch.empty_like(nodes[:, 0]).scatter_(0, place, context_rows[pairs])  # (N,)
+        if level:
+            cache.batch_select_indices(nodes[:, 0])
+        with read.read_by(rows, cache) as past:
+            logits = generator(
+                encoder_outputs=read.encoder_outputs(len(rows)),
+                attention_mask=read.mask[rows],
+                decoder_input_ids=nodes[:, 1:],
+                past_key_values=past,
+                use_cache=True,
+                return_dict=True,
+            ).logits[:, 0]  # (N, V)
+        chosen = logits[place, sequences[pairs, level + 1]].float()
+        log_probs[pairs, level] = chosen - logits.float().logsumexp(-1)[place]
+        node = node.index_copy(0, pairs, place)
+    return log_probs

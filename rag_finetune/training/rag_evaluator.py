@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import RagTokenForGeneration, Seq2SeqTrainer
+from transformers import Seq2SeqTrainer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
@@ -18,11 +18,11 @@ from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, answer_batch
 from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.losses.likelihood import rag_negative_log_likelihood
 from rag_finetune.metrics.health import collapse_warnings
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import retrieve
 from rag_finetune.rag.scoring import encode_contexts
+from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.setup import gather_rows, padded_array
@@ -37,6 +37,7 @@ class RagEvaluator(Seq2SeqTrainer):
 
     args: RagTrainingArguments
     rag: Rag
+    target_losses: TargetLosses
     _evaluated: dict[int, Evaluated]
     _questions: Dataset
 
@@ -81,19 +82,19 @@ class RagEvaluator(Seq2SeqTrainer):
                 n_docs=self.retriever.n_docs,
                 depth=RETRIEVAL_DEPTH,
             )
-            # Encoded here for the loss, and for RAG-Sequence's answers: RAG-Token's `generate`
-            # encodes again.
+            # Encoded once, for the loss and for the answers.
             states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)
             contexts = replace(retrieved.contexts, states=states)
             retrieved = replace(retrieved, contexts=contexts)
-            outputs = self.rag.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                context_attention_mask=contexts.attention_mask,
-                doc_scores=contexts.doc_scores,
-                decoder_input_ids=labels,
-                use_cache=False,
-                n_docs=contexts.doc_scores.shape[1],
-            )
+            with self.target_losses.watch():
+                outputs = self.rag.model(
+                    encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                    context_attention_mask=contexts.attention_mask,
+                    doc_scores=contexts.doc_scores,
+                    decoder_input_ids=self.target_losses.decoder_input_ids(labels),
+                    use_cache=False,
+                    n_docs=contexts.doc_scores.shape[1],
+                )
             losses = self._example_losses(outputs.logits, labels, contexts.doc_scores)
             if self.args.predict_with_generate:
                 thorough = self.args.decoding == "thorough"
@@ -143,14 +144,7 @@ class RagEvaluator(Seq2SeqTrainer):
 
     def _example_losses(self, logits: Tensor, labels: Tensor, doc_scores: Tensor) -> Tensor:
         """The loss of each example in nats, shape (batch,)."""
-        return rag_negative_log_likelihood(
-            logits,
-            labels,
-            doc_scores,
-            pad_token_id=self._pad_token_id,
-            per_token=isinstance(self.rag.model, RagTokenForGeneration),
-            label_smoothing=self.args.label_smoothing_factor,
-        )
+        return self.target_losses.of(logits, labels, doc_scores, self.args.label_smoothing_factor)
 
 
 def as_questions(dataset: Any, index: PassageIndex) -> TrainingQuestions:

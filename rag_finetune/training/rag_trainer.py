@@ -18,7 +18,7 @@ from rag_finetune.rag.checkpoint import (
     Rag,
     set_generation_config,
 )
-from rag_finetune.rag.scoring import score_passages
+from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
     LearningCheck,
@@ -28,7 +28,7 @@ from rag_finetune.training.callbacks import (
 )
 from rag_finetune.training.options import PARTS
 from rag_finetune.training.rag_evaluator import as_items, eval_sets
-from rag_finetune.training.rag_saver import RagSaver
+from rag_finetune.training.rag_retrieval import RagRetrieval
 from rag_finetune.training.setup import (
     check_questions,
     checkpointable,
@@ -37,7 +37,7 @@ from rag_finetune.training.setup import (
 )
 
 
-class RagTrainer(RagSaver):
+class RagTrainer(RagRetrieval):
     """Trains a RAG model through its marginal likelihood.
 
     The Transformers Trainer owns the loop. Overridden are the loss (the mean over the examples of
@@ -78,6 +78,7 @@ class RagTrainer(RagSaver):
                 )
         self.rag = rag
         configure_model(rag, args)
+        self.target_losses = TargetLosses(rag.model)
         if eval_dataset is None and args.eval_strategy != "no":
             warnings.warn(
                 "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
@@ -138,7 +139,7 @@ class RagTrainer(RagSaver):
         Args:
             model: the model, possibly wrapped for several processes.
             inputs: what the collator gave.
-            return_outputs: also return the model's outputs.
+            return_outputs: also return the model's outputs, with empty logits.
             num_items_in_batch: examples in the global batch; None for those in this batch.
 
         Returns:
@@ -149,20 +150,7 @@ class RagTrainer(RagSaver):
             if name not in self.args.trainable:
                 module.eval()  # no dropout in what does not learn
         labels = inputs["labels"].masked_fill(inputs["labels"] == -100, self._pad_token_id)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            decoder_input_ids=labels,
-            output_retrieved=True,
-            use_cache=False,
-            n_docs=self.retriever.n_docs,
-        )
-        doc_ids = outputs.retrieved_doc_ids
-        # The index's own vectors: under autocast the model's copy may be in bfloat16.
-        vectors = self.retriever.index.vectors_at(doc_ids.cpu().numpy())
-        doc_scores = score_passages(
-            outputs.question_encoder_last_hidden_state, torch.from_numpy(vectors), doc_ids
-        )
+        outputs, doc_scores = self._forward(model, inputs, labels)
         loss = self._example_losses(outputs.logits, labels, doc_scores).sum()
         if self.args.loss_reduction == "mean":
             loss = loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -227,6 +215,7 @@ class RagTrainer(RagSaver):
         try:
             return self._train(checkpoint, trial, ignore_keys_for_eval)
         finally:
+            self.stop_background()
             self.sigterm.release()
 
     def end(self) -> None:

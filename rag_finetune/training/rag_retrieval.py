@@ -1,0 +1,140 @@
+"""RagRetrieval: the forward pass of training, with passages that may have been found beforehand."""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rag_finetune.encoders.encode import evaluation_mode
+from rag_finetune.rag.generation import retrieve
+from rag_finetune.rag.scoring import Contexts, score_passages
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.training.rag_saver import RagSaver
+
+
+class RagRetrieval(RagSaver):
+    """A RagSaver that runs the model on retrieved passages.
+
+    Where the question encoder does not learn, the passages of the next batch are found in the
+    background while a batch is trained on. Batches, passages and losses are the same either way.
+    """
+
+    _background: "BackgroundRetrieval | None" = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches to train on; of a frozen question encoder with their passages on the way."""
+        if "question_encoder" in self.args.trainable or self.args.dataloader_num_workers:
+            return super().get_train_dataloader()  # other processes cannot use this one's thread
+        self.stop_background()
+        collate: Any = self.data_collator
+        self._background = BackgroundRetrieval(
+            self.rag.model, self.retriever, collate, self._question_vectors
+        )
+        self.data_collator = self._background
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collate
+
+    def stop_background(self) -> None:
+        """End the thread that retrieves, if there is one; what it had not begun is dropped."""
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+
+    def _question_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the frozen question encoder makes of questions, shape (batch, dim)."""
+        encoder, device = self.rag.model.question_encoder, self.args.device
+        with evaluation_mode(encoder), torch.no_grad(), self.accelerator.autocast():
+            hidden: Tensor = encoder(
+                input_ids.to(device), attention_mask=attention_mask.to(device), return_dict=True
+            )[0]
+        return hidden
+
+    def _forward(
+        self, model: nn.Module, inputs: dict[str, Any], labels: Tensor
+    ) -> tuple[Any, Tensor]:
+        """The model's outputs on a batch, logits left out, and its doc_scores, shape (batch, K)."""
+        given: dict[str, Any]
+        if "contexts" in inputs:
+            contexts: Contexts = inputs["contexts"].result()
+            given = {
+                "context_input_ids": contexts.input_ids.to(labels.device),
+                "context_attention_mask": contexts.attention_mask.to(labels.device),
+                "doc_scores": contexts.doc_scores.to(labels.device),
+            }
+        else:
+            given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            given["output_retrieved"] = True
+        with self.target_losses.watch():
+            outputs = model(
+                **given,
+                decoder_input_ids=self.target_losses.decoder_input_ids(labels),
+                use_cache=False,
+                n_docs=self.retriever.n_docs,
+            )
+        if "doc_scores" in given:
+            return outputs, given["doc_scores"]
+        doc_ids = outputs.retrieved_doc_ids
+        # The index's own vectors: under autocast the model's copy may be in bfloat16.
+        vectors = torch.from_numpy(self.retriever.index.vectors_at(doc_ids.cpu().numpy()))
+        hidden = outputs.question_encoder_last_hidden_state
+        return outputs, score_passages(hidden, vectors, doc_ids)
+
+
+class BackgroundRetrieval:
+    """A collator that starts the retrieval for a batch when it is collated.
+
+    The loader collates a batch while the one before it is handed out, so the passages are found
+    while that one is trained on. One thread finds them, in order. What goes wrong in it is raised
+    where the result is asked for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        retriever: RagIndexRetriever,
+        collate: Callable[[Any], dict[str, Any]],
+        question_vectors: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        """Start no thread yet.
+
+        Args:
+            model: the RAG model, whose configuration says how contexts are written.
+            retriever: its retriever; the thread uses a copy, as tokenizers are not safe to share.
+            collate: what makes a batch of items.
+            question_vectors: the frozen question encoder; runs in the caller's thread, in which
+                modules are put into and out of training mode.
+        """
+        self._model, self._collate, self._encode = model, collate, question_vectors
+        self._retriever = copy.copy(retriever)
+        for name in ("question_encoder_tokenizer", "generator_tokenizer"):
+            setattr(self._retriever, name, copy.deepcopy(getattr(retriever, name)))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A batch, with the `contexts` of its questions on the way: a future of `Contexts`."""
+        batch = self._collate(items)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        hidden = self._encode(ids, mask)
+        contexts: Future[Contexts] = self._thread.submit(self._find, ids, mask, hidden)
+        return {**batch, "contexts": contexts}
+
+    def close(self) -> None:
+        """Wait for the search that runs, drop those that have not begun."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _find(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor) -> Contexts:
+        retriever = self._retriever
+        return retrieve(
+            self._model,
+            retriever,
+            input_ids,
+            attention_mask,
+            n_docs=retriever.n_docs,
+            question_vectors=hidden,
+        ).contexts

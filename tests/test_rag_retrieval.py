@@ -1,0 +1,121 @@
+"""Passages found in the background: the same run, bit for bit, and errors that are heard."""
+
+import threading
+
+import pytest
+import tiny_rag
+import torch
+from tiny_training import logged, same, train_tiny, weights
+
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.training.rag_retrieval import RagRetrieval
+
+OPTIONS = {"trainable": ["generator"], "target": "random", "max_steps": 6}
+
+
+@pytest.fixture
+def threads(monkeypatch) -> list[str]:
+    """Names of the threads that searched."""
+    names, plain = [], RagIndexRetriever.retrieve_passages
+
+    def retrieve_passages(self, *args):
+        names.append(threading.current_thread().name)
+        return plain(self, *args)
+
+    monkeypatch.setattr(RagIndexRetriever, "retrieve_passages", retrieve_passages)
+    return names
+
+
+def is_running() -> bool:
+    return any(thread.name.startswith("retrieval") for thread in threading.enumerate())
+
+
+def without_background(monkeypatch) -> None:
+    plain = super(RagRetrieval, RagRetrieval).get_train_dataloader
+    monkeypatch.setattr(RagRetrieval, "get_train_dataloader", lambda self: plain(self))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_accumulation_steps": 2}, {"bf16": True}], ids=str
+)
+@pytest.mark.parametrize("model_type", ["rag_sequence", "rag_token"])
+def test_background_retrieval_changes_no_bit(tmp_path, monkeypatch, threads, model_type, options):
+    runs = []
+    for name in ("background", "within"):
+        if name == "within":
+            without_background(monkeypatch)
+        rag = tiny_rag.tiny_rag(tmp_path / name, model_type=model_type, dropout=0.1)
+        runs.append(train_tiny(tmp_path / name, rag=rag, **OPTIONS, **options))
+        found = {thread.startswith("retrieval") for thread in threads}
+        assert found == {name == "background"}
+        threads.clear()
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+    assert all(same(*(weights(trainer.rag.model) for trainer in runs)).values())
+    assert not is_running()
+
+
+def test_the_next_batch_is_searched_for_while_one_is_trained_on(tmp_path, monkeypatch):
+    """Each search but the first waits until the step before it has begun."""
+    begun, plain = threading.Semaphore(1), RagIndexRetriever.retrieve_passages
+
+    def retrieve_passages(self, *args):
+        assert begun.acquire(timeout=20)
+        return plain(self, *args)
+
+    step = RagRetrieval._forward
+
+    def forward(self, *args):
+        begun.release()
+        return step(self, *args)
+
+    monkeypatch.setattr(RagIndexRetriever, "retrieve_passages", retrieve_passages)
+    monkeypatch.setattr(RagRetrieval, "_forward", forward)
+    trainer = train_tiny(tmp_path, dropout=0.1, **OPTIONS)
+    assert len(logged(trainer, "loss")) == 6
+
+
+def test_a_resumed_run_goes_on_with_the_same_passages(tmp_path, threads):
+    options = {**OPTIONS, "dropout": 0.1, "save_strategy": "steps", "save_steps": 3}
+    whole = train_tiny(tmp_path / "whole", **options)
+    checkpoint = str(tmp_path / "whole/run/checkpoint-3")
+    resumed = train_tiny(tmp_path / "again", resume=checkpoint, **options)
+    assert all(same(weights(whole.rag.model), weights(resumed.rag.model)).values())
+    assert all(name.startswith("retrieval") for name in threads)
+
+
+def test_evaluations_in_between_change_nothing(tmp_path, monkeypatch):
+    options = {
+        **OPTIONS,
+        "dropout": 0.1,
+        "eval_questions": tiny_rag.questions(5),
+        "eval_strategy": "steps",
+    }
+    runs = [train_tiny(tmp_path / "a", eval_steps=2, **options)]
+    without_background(monkeypatch)
+    runs.append(train_tiny(tmp_path / "b", eval_steps=2, **options))
+    for key in ("loss", "eval_loss", "eval_exact_match"):
+        assert logged(runs[0], key) == logged(runs[1], key)
+
+
+def test_an_error_in_the_background_stops_the_run_and_ends_the_thread(tmp_path, monkeypatch):
+    def fail(self, *args):
+        raise OSError("the index is gone")
+
+    monkeypatch.setattr(RagIndexRetriever, "retrieve_passages", fail)
+    with pytest.raises(OSError, match="the index is gone"):
+        train_tiny(tmp_path, dropout=0.1, **OPTIONS)
+    assert not is_running()
+
+
+def test_a_question_encoder_that_learns_is_never_ahead_of_itself(tmp_path, threads):
+    train_tiny(tmp_path, max_steps=2)
+    assert set(threads) == {threading.main_thread().name}
+
+
+def test_a_vector_that_is_not_finite_is_told(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    with torch.no_grad():
+        for parameter in rag.model.question_encoder.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(ValueError, match="gave a vector that is not finite"):
+        train_tiny(tmp_path, rag=rag, trainable=["generator"])
