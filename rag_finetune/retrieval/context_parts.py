@@ -1,0 +1,119 @@
+"""A context in two parts, the passage's and the question's, whose token ids are made apart.
+
+The cut is in front of the space that `doc_sep` begins with. Where a tokenizer never joins what a
+space parts, the ids of a context are those of its two parts, one behind the other.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+ANCHOR = "a"  # what a question's part is put behind, to be tokenised as in a context
+# Each passage's part is held to its ids in a context with one of these questions, in turn.
+PROBES = (
+    "Who lives there?",
+    " who  is it",
+    "\nwho",
+    "1,000 km or 3.5 m?",
+    "東京は?",
+    "🙂 who?",
+    "\u0301e is it",
+    'Élan "vital"?',
+    "(who)",
+    "",
+)
+
+
+class Template(NamedTuple):
+    """How a context is put together.
+
+    Attributes:
+        prefix: stands in front.
+        title_sep: stands between title and text.
+        doc_sep: stands between text and question.
+    """
+
+    prefix: str
+    title_sep: str
+    doc_sep: str
+
+    def head(self, title: str, text: str) -> str:
+        """A passage's part of a context."""
+        title = title.removeprefix('"').removesuffix('"')
+        return self.prefix + title + self.title_sep + text
+
+    def tail(self, question: str) -> str:
+        """A question's part of a context."""
+        return self.doc_sep + question
+
+
+class Tail(NamedTuple):
+    """The token ids of a question's part.
+
+    Attributes:
+        ids: as they stand behind a passage, with those that end a context.
+        lead: ids that a passage's part has at least, those that begin a context among them.
+    """
+
+    ids: list[int]
+    lead: int
+
+
+def squeeze(context: str) -> str:
+    """A context as Transformers' RagRetriever writes it: of two spaces one is left."""
+    return context.replace("  ", " ")
+
+
+def tokenize_tails(tokenizer: PreTrainedTokenizerBase, tails: Sequence[str]) -> list[Tail | None]:
+    """Token ids of questions' parts.
+
+    Args:
+        tokenizer: of the generator; a fast one.
+        tails: what `Template.tail` gave.
+
+    Returns:
+        The ids of each; None where the tokenizer joins it with what stands before it.
+    """
+    encoded = tokenizer(
+        [ANCHOR, *(ANCHOR + squeeze(tail) for tail in tails)],
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        truncation=False,
+        verbose=False,
+    )
+    (alone, *behind), special = encoded["input_ids"], encoded["special_tokens_mask"][0]
+    while special and special[-1]:
+        special = special[:-1]
+    lead = len(special)
+    return [Tail(ids[lead:], lead) if ids[:lead] == alone[:lead] else None for ids in behind]
+
+
+def tokenize_heads(
+    tokenizer: PreTrainedTokenizerBase, template: Template, heads: Sequence[str]
+) -> list[list[int]]:
+    """Token ids of passages' parts, each taken from a whole context.
+
+    Args:
+        tokenizer: of the generator; a fast one.
+        template: how contexts are put together.
+        heads: what `Template.head` gave.
+
+    Returns:
+        The ids of each, with those that begin a context; none where they are not to be parted
+        from the question's.
+    """
+    tails = [template.tail(probe) for probe in PROBES]
+    known = tokenize_tails(tokenizer, tails)
+    turns = [number % len(PROBES) for number in range(len(heads))]
+    contexts = [squeeze(head + tails[turn]) for head, turn in zip(heads, turns, strict=True)]
+    whole = tokenizer(contexts, return_attention_mask=False, truncation=False, verbose=False)
+    found: list[list[int]] = []
+    for head, ids, turn in zip(heads, whole["input_ids"], turns, strict=True):
+        tail = known[turn]
+        # Spaces that meet at the cut would be squeezed, other white space joined with it.
+        if tail is None or head[-1:].isspace() or ids[-len(tail.ids) :] != tail.ids:
+            found.append([])
+        else:
+            found.append(ids[: -len(tail.ids)])
+    return found
