@@ -390,6 +390,17 @@ def test_the_same_index_is_copied_once(bare, index):
     assert load_rag(bare)
 
 
+def test_a_token_cache_goes_with_the_copy_unless_it_is_still_made(bare, index):
+    (index.folder / "tokens").mkdir()
+    for name in ("a.bin", ".b.bin.partial-host-1"):
+        (index.folder / "tokens" / name).write_bytes(b"ids")
+    try:
+        place_index(index, bare, "copy", ours=False)
+    finally:
+        shutil.rmtree(index.folder / "tokens")
+    assert [path.name for path in (bare / "index" / "tokens").iterdir()] == ["a.bin"]
+
+
 def test_another_index_takes_the_place_of_the_copy(bare, index, tmp_path):
     place_index(index, bare, "copy", ours=False)
     smaller = build_index(

@@ -152,8 +152,13 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
     if mode == "copy":
         if not _same_files(index.folder, target):
             with staged_folder(target) as staged:
-                copy = _link_or_copy if ours else shutil.copy2
-                shutil.copytree(index.folder, staged, copy_function=copy, dirs_exist_ok=True)
+                shutil.copytree(
+                    index.folder,
+                    staged,
+                    copy_function=_link_or_copy if ours else shutil.copy2,
+                    ignore=shutil.ignore_patterns(".*.partial-*"),  # a token cache in the making
+                    dirs_exist_ok=True,
+                )
         write_index_reference(folder, index, INDEX)
     elif mode == "link":
         write_index_reference(folder, index, relative_path(index.folder, folder))

@@ -27,6 +27,7 @@ class RagRetrieval(RagSaver):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches to train on; of a frozen question encoder with their passages on the way."""
+        self.retriever.expect_contexts(self._n_questions() * self.retriever.n_docs)
         if "question_encoder" in self.args.trainable or self.args.dataloader_num_workers:
             return super().get_train_dataloader()  # other processes cannot use this one's thread
         self.stop_background()
@@ -39,6 +40,14 @@ class RagRetrieval(RagSaver):
             return super().get_train_dataloader()
         finally:
             self.data_collator = collate
+
+    def _n_questions(self) -> int:
+        """Questions that training will ask, each as often as it does."""
+        if self.args.max_steps > 0:
+            of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return self.args.max_steps * of_a_step * self.args.world_size
+        count = 0 if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]
+        return round(count * self.args.num_train_epochs)
 
     def stop_background(self) -> None:
         """End the thread that retrieves, if there is one; what it had not begun is dropped."""
