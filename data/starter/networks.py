@@ -128,12 +128,9 @@ def deepen_encoder(model: Any, after: Sequence[int], contexts: Tensor, real: Ten
     with token ids `contexts` and attention mask `real` (bool), both of shape (rows, length).
     """
     encoder = model.model.encoder
+    read = encoder(input_ids=contexts, attention_mask=real.long(), output_hidden_states=True)
     for place in sorted(after, reverse=True):
-        before, given = encoder.layers[place], []
-        hook = before.register_forward_hook(lambda _, __, out: given.append(out))  # noqa: B023
-        encoder(input_ids=contexts, attention_mask=real.long())
-        hook.remove()
-        states = given[0][real]
+        states = read.hidden_states[place + 1][real]  # the first are the embeddings
         normal = (states - states.mean(1, keepdim=True)) / states.std(1, keepdim=True)
         centred = normal - normal.mean(0)
         weight = (states * centred).sum(0) / centred.square().sum(0)
