@@ -31,9 +31,11 @@ types:  ## check the types
 check: lint types  ## lint and types
 
 # Each of the four within about two minutes on two cores; BENCH_ARGS="--size base" takes longer.
+# retrieve has no network: it takes neither --device nor --dtype.
+BENCH ?= train generate index retrieve
 BENCH_ARGS ?= --size tiny
 bench:  ## measure ours against plain Transformers; each script prints one line of JSON last
-	@$(ENVIRONMENT); for name in train generate index retrieve; do \
+	@$(ENVIRONMENT); for name in $(BENCH); do \
 	  echo "benchmarks/bench_$$name.py $(BENCH_ARGS)" >&2; \
 	  env -u OMP_NUM_THREADS python "benchmarks/bench_$$name.py" $(BENCH_ARGS); done
 

@@ -177,7 +177,7 @@ def measure(args: Any) -> dict[str, Any]:
 
 def main() -> None:
     assert __doc__ is not None
-    parser = side_by_side.make_parser(__doc__)
+    parser = side_by_side.make_parser(__doc__, has_network=False)
     parser.add_argument("--passages", type=int, help="vectors; default: as --size says")
     parser.add_argument("--batch_size", type=int, default=32, help="questions of a batch")
     parser.add_argument("--n_docs", type=int, default=5, help="passages a question")

@@ -34,12 +34,13 @@ PAD, BOS, EOS = 1, 0, 2
 VERSIONS = ("torch", "transformers", "numpy", "datasets", "faiss-cpu")
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
+def make_parser(description: str, *, has_network: bool = True) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; --device and --dtype only where a network computes."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", choices=SHAPES, default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16: under autocast")
+    if has_network:
+        parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="bf16: under autocast")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side")
     parser.add_argument("--threads", type=int, help="of torch; default: every core")
     parser.add_argument("--seed", type=int, default=0)

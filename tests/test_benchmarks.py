@@ -71,6 +71,13 @@ def test_training_that_differs_is_an_error():
         run([script, *SMALL, *TRAIN, "--gradient_tolerance", "0"])
 
 
+@pytest.mark.parametrize("flag", ["--dtype bf16", "--device cuda"])
+def test_searches_refuse_what_only_networks_have(flag):
+    script = str(ROOT / "benchmarks/bench_retrieve.py")
+    with pytest.raises(AssertionError, match=f"unrecognized arguments: {flag}"):
+        run([script, *SMALL, *flag.split()])
+
+
 def test_training_and_decoding_are_measured_without_faiss_and_datasets():
     script = str(ROOT / "benchmarks/bench_generate.py")
     found = run(["-c", BARE, script, *SMALL, "--batch_size", "1", "--new_tokens", "4"])

@@ -15,6 +15,7 @@ from rag_finetune.encoders import encode
 from rag_finetune.index import job
 from rag_finetune.index.build import build_index
 from rag_finetune.index.estimate import estimate_need
+from rag_finetune.index.processes import World
 from rag_finetune.index.store import open_index
 
 BLOCK = 4  # twenty passages are five blocks
@@ -247,3 +248,23 @@ def test_builds_killed_at_ten_random_moments_end_as_if_they_had_not_been(tmp_pat
 @pytest.mark.timeout(900)
 def test_builds_killed_at_eighty_random_moments_end_as_if_they_had_not_been(tmp_path):
     check_killed(kill_builds(tmp_path, 3000, 80, 1), 80)
+
+
+def test_every_process_computes_in_what_the_plan_says(tmp_path, monkeypatch):
+    """Processors of other machines may make something else of `auto`."""
+    dtypes, plain = [], encode.encode_block
+
+    def spy(*args, **options):
+        dtypes.append(options["dtype"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(encode, "encode_block", spy)
+    encoder = tiny_rag.context_encoder()
+    first, second = (
+        job.IndexJob(tmp_path, encoder, "flat", dtype, World(rank, 2), progress=False)
+        for rank, dtype in enumerate(["bfloat16", "float32"])
+    )
+    monkeypatch.setattr(encode, "TEXTS_PER_BLOCK", BLOCK)
+    first.prepare(tiny_rag.passages())
+    second.encode(second.plan())
+    assert set(dtypes) == {"bfloat16"}

@@ -112,6 +112,7 @@ def brute_force(
     pad: int,
     per_token: bool,
     epsilon: float = 0,
+    own_weight: float = 0,
 ) -> Tensor:
     """Losses by a loop over examples, passages and tokens, in products of probabilities."""
     logits, doc_scores = logits.double(), doc_scores.double()
@@ -133,7 +134,11 @@ def brute_force(
             likelihood = math.prod(sum(prior * torch.stack(step)) for step in steps)
         else:
             likelihood = sum(prior[k] * math.prod(likelihoods[k]) for k in range(n_docs))
-        losses.append(-(1 - epsilon) * likelihood.log() + epsilon * smooth)
+        nll = -likelihood.log()
+        if own_weight:
+            own = sum(-prior[k].detach() * math.prod(likelihoods[k]).log() for k in range(n_docs))
+            nll = (1 - own_weight) * nll + own_weight * own
+        losses.append((1 - epsilon) * nll + epsilon * smooth)
     return torch.stack(losses)
 
 
@@ -192,14 +197,16 @@ def test_loss_equals_that_of_transformers(kind, per_token, answers):
 
 
 @HEADS
-def test_gradients_equal_those_of_the_loop(per_token):
+@pytest.mark.parametrize("own_weight", [0.0, 0.3])
+def test_gradients_equal_those_of_the_loop(per_token, own_weight):
     case, reference = random_case(), random_case()
     for tensors in (case, reference):
         tensors.logits.requires_grad_()
         tensors.doc_scores.requires_grad_()
-    loss_of(case, per_token, label_smoothing=0.2).sum().backward()
+    options = {"label_smoothing": 0.2, "passage_loss_weight": own_weight}
+    loss_of(case, per_token, **options).sum().backward()
     brute_force(
-        reference.logits, reference.labels, reference.doc_scores, 1, per_token, epsilon=0.2
+        reference.logits, reference.labels, reference.doc_scores, 1, per_token, 0.2, own_weight
     ).sum().backward()
     for name in ("logits", "doc_scores"):
         ours, expected = getattr(case, name).grad, getattr(reference, name).grad
@@ -296,6 +303,32 @@ def test_label_smoothing_equals_the_loop(per_token, epsilon):
     assert not torch.allclose(loss, loss_of(case, per_token))
 
 
+@HEADS
+@pytest.mark.parametrize("own_weight", [0.2, 0.9])
+def test_the_loss_of_each_passage_equals_the_loop(per_token, own_weight):
+    case = random_case()
+    expected = brute_force(case.logits, case.labels, case.doc_scores, 1, per_token, 0, own_weight)
+    loss = loss_of(case, per_token, passage_loss_weight=own_weight)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    assert (loss > loss_of(case, per_token) + 1e-3).all()  # it is an upper bound
+
+
+@HEADS
+def test_only_the_loss_of_each_passage_blames_a_passage_without_the_answer(per_token):
+    case = random_case(rows=1)
+    case.labels = torch.tensor([[2, 3, 1, 1, 1]])
+    case.logits[0, 0, 3] = 20.0  # this passage gives the answer
+    case.logits[1:, 0, 4] = 20.0  # the others are as sure of another
+    case.logits.requires_grad_()
+
+    def blame(weight):
+        loss = loss_of(case, per_token, passage_loss_weight=weight).sum()
+        return torch.autograd.grad(loss, case.logits)[0][1:, 0, 4]
+
+    assert (blame(0.0).abs() < 1e-6).all()
+    assert (blame(0.5) > 0.01).all()
+
+
 def test_label_smoothing_of_a_uniform_model_is_the_log_of_the_vocabulary():
     case = random_case(words=7)
     case.logits.zero_()
@@ -362,17 +395,19 @@ def test_huge_scores_give_finite_losses_and_gradients(per_token, label_smoothing
 
 @HEADS
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_a_passage_of_score_minus_infinity_has_no_weight(per_token, label_smoothing):
+@pytest.mark.parametrize("own_weight", [0.0, 0.3])
+def test_a_passage_of_score_minus_infinity_has_no_weight(per_token, label_smoothing, own_weight):
+    options = {"label_smoothing": label_smoothing, "passage_loss_weight": own_weight}
     case, without = random_case(), random_case()
     case.doc_scores[:, 1] = -torch.inf
     case.logits.requires_grad_()
     case.doc_scores.requires_grad_()
-    loss = loss_of(case, per_token, label_smoothing=label_smoothing)
+    loss = loss_of(case, per_token, **options)
     loss.sum().backward()
     kept = torch.tensor([0, 2])
     without.doc_scores = without.doc_scores[:, kept]
     without.logits = without.logits.view(2, N_DOCS, 5, 7)[:, kept].reshape(-1, 5, 7)
-    torch.testing.assert_close(loss, loss_of(without, per_token, label_smoothing=label_smoothing))
+    torch.testing.assert_close(loss, loss_of(without, per_token, **options))
     assert torch.isfinite(case.doc_scores.grad).all() and torch.isfinite(case.logits.grad).all()
     assert (case.doc_scores.grad[:, 1] == 0).all()
     assert (case.logits.grad.view(2, N_DOCS, 5, 7)[:, 1] == 0).all()
@@ -411,11 +446,11 @@ def test_labels_shift_by_one_and_start_is_never_a_target():
 
 
 @HEADS
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.1, 0.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_from_states_equals_that_from_their_logits(
-    monkeypatch, per_token, label_smoothing, dtype, seed
+    monkeypatch, per_token, weights, dtype, seed
 ):
     monkeypatch.setattr(linear, "VALUES_PER_CHUNK", 30)  # several chunks
     case = random_case(seed, rows=4)
@@ -423,7 +458,8 @@ def test_the_loss_from_states_equals_that_from_their_logits(
     leaves = [torch.randn(*shape, generator=draw) for shape in ((12, 5, 6), (7, 6), (7,))]
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (*leaves, case.doc_scores)]
     states, weight, bias, doc_scores = leaves
-    options = {"pad_token_id": 1, "per_token": per_token, "label_smoothing": label_smoothing}
+    options = {"pad_token_id": 1, "per_token": per_token}
+    options |= {"label_smoothing": weights[0], "passage_loss_weight": weights[1]}
     expected = rag_negative_log_likelihood(
         torch.nn.functional.linear(states, weight, bias), case.labels, doc_scores, **options
     )

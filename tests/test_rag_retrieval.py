@@ -113,6 +113,14 @@ def test_a_question_encoder_that_learns_is_never_ahead_of_itself(tmp_path, threa
     assert set(threads) == {threading.main_thread().name}
 
 
+@pytest.mark.parametrize(
+    "options", [{"dataloader_num_workers": 1}, {"accelerator_config": {"dispatch_batches": True}}]
+)
+def test_batches_that_pass_between_processes_are_searched_for_within(tmp_path, threads, options):
+    train_tiny(tmp_path, **OPTIONS | {"max_steps": 2}, **options)
+    assert set(threads) == {threading.main_thread().name}
+
+
 def test_a_vector_that_is_not_finite_is_told(tmp_path):
     rag = tiny_rag.tiny_rag(tmp_path)
     with torch.no_grad():

@@ -279,10 +279,15 @@ def test_the_question_encoder_can_have_a_learning_rate_of_its_own(tmp_path):
     assert "1e-05" in trainer.describe()
 
 
-def test_label_smoothing_is_part_of_the_loss(tmp_path):
-    plain = train_tiny(tmp_path / "a", max_steps=1)
-    smooth = train_tiny(tmp_path / "b", max_steps=1, label_smoothing_factor=0.1)
-    assert logged(smooth, "loss")[0] != pytest.approx(logged(plain, "loss")[0], rel=1e-3)
+@pytest.mark.parametrize("weight", ["label_smoothing_factor", "passage_loss_weight"])
+def test_what_is_added_to_the_likelihood_is_part_of_the_loss(tmp_path, weight):
+    def train(name, **options):
+        rag = tiny_rag.tiny_rag(tmp_path / name, dropout=0.0)
+        tiny_rag.spread(rag.model.rag.generator, 0.7)  # else it reads all passages alike
+        return train_tiny(tmp_path / name, rag=rag, max_steps=1, **options)
+
+    plain, added = train("a"), train("b", **{weight: 0.2})
+    assert logged(added, "loss")[0] != pytest.approx(logged(plain, "loss")[0], rel=1e-3)
 
 
 def test_workers_that_load_data_do_not_hang_and_change_nothing(tmp_path):

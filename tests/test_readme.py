@@ -85,10 +85,9 @@ def keep_every_fourth_question(folder: Path) -> None:
 
 
 def the_first_run_learnt(output: Path) -> None:
-    """The script's default: the knowledge is in the index, and training did no harm.
+    """The script's default: the knowledge is in the index, and training was worth it.
 
-    A third of the steps and a quarter of the questions are too few to say more: the 103 questions
-    of one test tell two models apart from some eight points up.
+    Half of the steps are enough to show it on a quarter of the questions.
     """
     assert (output / "model/training.png").exists()
     for questions in ("test", "test_unseen"):
@@ -99,7 +98,7 @@ def the_first_run_learnt(output: Path) -> None:
         scores = {row: found["exact_match"] for row, found in figures.items()}
         without_passages = max(scores["most_frequent"], scores["closed_book"])
         assert scores["fine_tuned"] >= without_passages + 0.5, scores
-        assert scores["fine_tuned"] >= scores["starting"] - 0.1, scores
+        assert scores["fine_tuned"] > max(scores["starting"], scores["bm25"]), scores
 
 
 def test_the_json_block_is_read(tmp_path):

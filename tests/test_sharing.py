@@ -1,7 +1,15 @@
 import pytest
 import tiny_rag
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, RagTokenForGeneration
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    RagTokenForGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
 from rag_finetune.rag import sharing
 from rag_finetune.rag.sharing import SharedContexts, generate_rag_token
@@ -87,6 +95,34 @@ def test_a_decoder_that_keeps_its_attention_to_itself_is_noticed(generator, cont
     plain = sharing.sdpa_attention_forward
     monkeypatch.setitem(sharing.AttentionInterface._global_mapping, sharing.ATTENTION, plain)
     assert not SharedContexts(generator, *contexts).is_shared
+
+
+@torch.no_grad()
+def test_attention_that_sdpa_cannot_compute_stays_the_decoders_own():
+    """T5Gemma caps the scores of its attention, which sdpa leaves out."""
+    part = T5GemmaModuleConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        attn_logit_softcapping=0.2,
+    )
+    generator = T5GemmaForConditionalGeneration(
+        T5GemmaConfig(encoder=part, decoder=part, vocab_size=40, decoder_start_token_id=2)
+    ).eval()
+    tiny_rag.spread(generator, 0.5)
+    draw = torch.Generator().manual_seed(0)
+    states, mask = torch.randn(3, 5, 16, generator=draw), torch.ones(3, 5, dtype=torch.long)
+    rows, ids = torch.tensor([0, 2, 2]), torch.randint(4, 40, (3, 4), generator=draw)
+    outputs = BaseModelOutput(last_hidden_state=states[rows])
+    expected = generator(
+        encoder_outputs=outputs, attention_mask=mask[rows], decoder_input_ids=ids
+    ).logits
+    found = by_sharing(SharedContexts(generator, states, mask), rows, ids, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

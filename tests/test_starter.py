@@ -7,13 +7,23 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.metrics.text import exact_match_score
 
 STARTER = ROOT / "data" / "starter"
-MODULES = ("sheets", "relations", "values", "writer", "networks", "reading", "tokenizer")
+MODULES = (
+    "sheets",
+    "relations",
+    "values",
+    "writer",
+    "networks",
+    "reading",
+    "rounds",
+    "tokenizer",
+)
 PARTS = ("question_encoder", "context_encoder", "generator")
 ELEMENTS = """hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium
 magnesium aluminium aluminum silicon phosphorus sulfur sulphur chlorine argon potassium calcium
@@ -161,6 +171,37 @@ def test_the_untrained_generator_looks_at_the_token_before(networks):
         assert share >= 0.6, (head, place, share)
 
 
+@torch.no_grad()
+def test_new_layers_of_the_encoder_change_next_to_nothing(networks):
+    model = AutoModelForSeq2SeqLM.from_pretrained(STARTER / "generator").eval()
+    layers = len(model.model.encoder.layers)
+    contexts = torch.randint(5, 2000, (8, 60))
+    contexts[:4, 40:] = 1
+    real = contexts != 1
+    before = model(contexts, real.long(), decoder_input_ids=contexts[:, :5]).logits.softmax(-1)
+    networks.deepen_encoder(model, (0, layers - 1), contexts, real)
+    assert len(model.model.encoder.layers) == model.config.encoder_layers == layers + 2
+    after = model(contexts, real.long(), decoder_input_ids=contexts[:, :5]).logits.softmax(-1)
+    assert 0 < (before - after).abs().sum(-1).mean() < 0.3
+
+
+def test_new_layers_of_the_encoder_learn(networks, reading):
+    torch.manual_seed(0)
+    model = networks.new_generator(200)
+    contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2]])
+    real = torch.ones_like(contexts, dtype=torch.bool)
+    networks.deepen_encoder(model, (1,), contexts, real)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # what the new layer adds is zero, and so is the rest's first gradient
+        optimizer.zero_grad()
+        reading.generator_loss(model, contexts, torch.tensor([[2, 0, 7, 8, 2]]), real).backward()
+        optimizer.step()
+    gradients = [weight.grad for weight in model.model.encoder.layers[2].parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    assert model.model.encoder.layers[2].fc1.weight.grad.abs().sum() > 0
+    assert model.model.encoder.layers[2].self_attn.v_proj.weight.grad.abs().sum() > 0
+
+
 def test_where_the_answer_stands(reading):
     contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2], [0, 5, 6, 7, 20, 9, 2, 1, 1, 1]])
     labels = torch.tensor([[2, 0, 7, 8, 2], [2, 0, 9, 2, 1]])
@@ -187,6 +228,14 @@ def test_the_three_networks_are_at_most_ten_megabytes():
     files = [path for name in PARTS for path in (STARTER / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 10e6
     assert all(path.suffix in (".json", ".safetensors") for path in files)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_half_the_bytes_are_kept_and_float32_is_loaded(name):
+    kept = load_file(STARTER / name / "model.safetensors")
+    assert {weight.dtype for weight in kept.values()} == {torch.float16}
+    loaded = AutoModelForSeq2SeqLM if name == "generator" else AutoModel
+    assert loaded.from_pretrained(STARTER / name).dtype == torch.float32
 
 
 def test_nothing_in_the_folders_names_a_path():

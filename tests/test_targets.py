@@ -60,15 +60,15 @@ def inputs(kind: str, seed: int) -> dict[str, torch.Tensor]:
     return {"ids": contexts, "mask": mask, "labels": labels, "doc_scores": doc_scores}
 
 
-def fast(model, batch, label_smoothing: float = 0.0) -> torch.Tensor:
+def fast(model, batch, *weights: float) -> torch.Tensor:
     losses = TargetLosses(model)
     with losses.watch():
         logits = forward(model, batch, losses.decoder_input_ids(batch["labels"]))
     assert logits.shape[1] == 0
-    return losses.of(logits, batch["labels"], batch["doc_scores"], label_smoothing)
+    return losses.of(logits, batch["labels"], batch["doc_scores"], *weights)
 
 
-def slow(model, batch, label_smoothing: float = 0.0) -> torch.Tensor:
+def slow(model, batch, label_smoothing: float = 0.0, passage_loss: float = 0.0) -> torch.Tensor:
     return rag_negative_log_likelihood(
         forward(model, batch, batch["labels"]),
         batch["labels"],
@@ -76,6 +76,7 @@ def slow(model, batch, label_smoothing: float = 0.0) -> torch.Tensor:
         pad_token_id=model.config.generator.pad_token_id,
         per_token="Token" in type(model).__name__,
         label_smoothing=label_smoothing,
+        passage_loss_weight=passage_loss,
     )
 
 
@@ -98,15 +99,15 @@ def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @HEADS
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.1, 0.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(2))
 def test_losses_and_gradients_equal_those_of_the_plain_pass(
-    rags, kind, model_type, label_smoothing, dtype, seed
+    rags, kind, model_type, weights, dtype, seed
 ):
     model, batch = copy.deepcopy(rags[model_type].model).to(dtype), inputs(kind, seed)
     batch["doc_scores"] = batch["doc_scores"].to(dtype)
-    loss, expected = (run(model, batch, label_smoothing) for run in (fast, slow))
+    loss, expected = (run(model, batch, *weights) for run in (fast, slow))
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(loss, expected, rtol=tolerance, atol=0)
     found, wanted = gradients(model, loss), gradients(model, expected)

@@ -8,6 +8,7 @@ step to the side. All weights are trained from there on.
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from transformers import (
     DPRQuestionEncoder,
     GenerationConfig,
 )
-from transformers.models.bart.modeling_bart import BartAttention
+from transformers.models.bart.modeling_bart import BartAttention, BartEncoderLayer
 
 SPECIAL_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
 WIDTH = 128
@@ -116,6 +117,33 @@ def new_generator(vocab_size: int) -> Any:
             go_on.q_proj.weight[rows] = 2 * behind.v_proj.weight[rows]
             go_on.k_proj.weight[rows] = 2 * behind.out_proj.weight[:, rows].T
     return model
+
+
+@torch.no_grad()
+def deepen_encoder(model: Any, after: Sequence[int], contexts: Tensor, real: Tensor) -> None:
+    """Add a layer to the generator's encoder after each of these, nearly without effect.
+
+    What attention and feed-forward of a new layer add is zero at first. Its norms put back what
+    normalising takes away: their weights are fitted to what the layer before gives for a batch,
+    with token ids `contexts` and attention mask `real` (bool), both of shape (rows, length).
+    """
+    encoder = model.model.encoder
+    read = encoder(input_ids=contexts, attention_mask=real.long(), output_hidden_states=True)
+    for place in sorted(after, reverse=True):
+        states = read.hidden_states[place + 1][real]  # the first are the embeddings
+        normal = (states - states.mean(1, keepdim=True)) / states.std(1, keepdim=True)
+        centred = normal - normal.mean(0)
+        weight = (states * centred).sum(0) / centred.square().sum(0)
+        layer = BartEncoderLayer(model.config)
+        for parameter in layer.parameters():
+            parameter.zero_() if parameter.ndim == 1 else parameter.normal_(0, WIDTH**-0.5)
+        for norm in (layer.self_attn_layer_norm, layer.final_layer_norm):
+            norm.weight.copy_(weight)
+            norm.bias.copy_(states.mean(0) - weight * normal.mean(0))
+        layer.self_attn.out_proj.weight.zero_()
+        layer.fc2.weight.zero_()
+        encoder.layers.insert(place + 1, layer)
+    model.config.encoder_layers = model.config.num_hidden_layers = len(encoder.layers)
 
 
 def new_encoders(vocab_size: int, width: int = 160) -> tuple[Any, Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from networks import new_generator, parameters_of, say
+from networks import deepen_encoder, new_generator, parameters_of, say
+from rounds import ROUNDS, Round, Stage
 from sheets import Author, Question
 from tokenizer import END, PAD
 from torch import Tensor, nn
@@ -17,58 +17,6 @@ from writer import Passage
 POOL = 16  # batches drawn together and sorted by length, so that they hold little padding
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the generator's training.
-
-    Attributes:
-        steps: batches.
-        size: examples a batch.
-        low: words of the shortest passage.
-        high: words of the longest passage; each world draws its own bound up to it.
-        irrelevant: share of passages that do not hold the answer.
-        continued: share of examples that ask for the rest of a sentence in place of a fact.
-        labels: share of relations such as "group 8", beside those drawn anyway.
-        shifted: largest number of positions by which a batch is moved, so that all are learnt.
-        crowded: whether passages tell as many facts as they have room for.
-        wide: whether names, values and sentences are of more kinds.
-        unmasked: share of batches padded further, with the padding read like text: Transformers'
-            own `RagSequenceForGeneration.generate` scores so.
-    """
-
-    steps: int
-    size: int
-    low: int
-    high: int
-    irrelevant: float = 0.0
-    continued: float = 0.0
-    labels: float = 0.0
-    shifted: int = 0
-    crowded: bool = False
-    wide: bool = False
-    unmasked: float = 0.0
-
-
-STAGES = (
-    Stage(400, 16, 5, 12, irrelevant=0.02, continued=0.3),
-    Stage(1400, 24, 8, 40, irrelevant=0.02, continued=0.05),
-    Stage(6000, 24, 10, 90, irrelevant=0.03),
-)
-LONGER = (Stage(2500, 24, 20, 120, irrelevant=0.03, labels=0.15, shifted=120),)
-CROWDED = (
-    Stage(2500, 24, 40, 170, 0.03, labels=0.1, shifted=100, crowded=True, unmasked=0.1),
-    Stage(7500, 24, 30, 160, 0.03, labels=0.12, shifted=100, crowded=True, unmasked=0.1, wide=True),
-)
-DOUBTFUL = (  # so that the passage that tells the answer is believed more than the others
-    Stage(3500, 24, 30, 160, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
-)
-ROUNDS = (
-    (STAGES, 2e-3),
-    ((Stage(2500, 24, 10, 90, irrelevant=0.03),), 1e-3),
-    (LONGER, 1e-3),
-    (CROWDED, 1e-3),
-    (DOUBTFUL, 7e-4),
-)
 ROOM = 300  # tokens that a batch is padded to at most where padding is read
 POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
 
@@ -99,7 +47,7 @@ def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
                 elif author.chance(stage.irrelevant):
                     others = [other for other in passages if fact not in other.facts]
                     own = [other for other in others if any(fact[0] == s for s, _ in other.facts)]
-                    if stage.wide and own and author.chance(0.5):
+                    if stage.wide and own and author.chance(0.65):
                         others = own
                     if others:
                         yield context(author.pick(others), question), question.answer
@@ -240,26 +188,30 @@ def train_generator(
     torch.manual_seed(seed)
     model = new_generator(len(tokenizer))
     say(f"generator: {parameters_of(model):,} parameters")
-    for number, (stages, learning_rate) in enumerate(ROUNDS):
-        train_round(model, tokenizer, stages, learning_rate, save, seed + 1 + 10 * number)
+    for number, part in enumerate(ROUNDS):
+        train_round(model, tokenizer, part, save, seed + 1 + 10 * number)
 
 
 def train_round(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
-    stages: Sequence[Stage],
-    learning_rate: float,
+    part: Round,
     save: Callable[[Any], None],
     seed: int,
 ) -> None:
-    """Train from a warm-up to a learning rate near zero."""
+    """Train the generator, grown first where the round says so."""
+    if part.deepened:
+        examples = reading_examples(Author(seed), part.stages[0])
+        contexts, _ = next(reading_batches(tokenizer, examples, part.stages[0].size))
+        deepen_encoder(model, part.deepened, contexts, contexts != PAD)
+        say(f"generator: {parameters_of(model):,} parameters")
     guide = Guide(model, tokenizer.convert_tokens_to_ids("Ġ//"))
     weights = [*model.parameters(), *guide.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
-    total = sum(stage.steps for stage in stages)
+    optimizer = torch.optim.AdamW(weights, lr=part.learning_rate, weight_decay=0.01)
+    total = sum(stage.steps for stage in part.stages)
     schedule = get_cosine_schedule_with_warmup(optimizer, 100, int(total * 1.03))
     author, losses = Author(seed), []
-    for stage in stages:
+    for stage in part.stages:
         batches = reading_batches(tokenizer, reading_examples(author, stage), stage.size)
         for _ in range(stage.steps):
             contexts, labels = next(batches)

@@ -63,7 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     def save(model: Any, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
         tokenizer.backend_tokenizer.no_padding()  # the last batch left both in it
         tokenizer.backend_tokenizer.no_truncation()
-        model.save_pretrained(args.output / name)
+        halves: dict[int, torch.Tensor] = {}  # shared weights stay shared
+        state = {
+            key: halves.setdefault(weight.data_ptr(), weight.half())
+            for key, weight in model.state_dict().items()
+        }
+        model.save_pretrained(args.output / name, state_dict=state)  # loaded as float32 again
         tokenizer.save_pretrained(args.output / name)
 
     if "encoders" in args.parts:

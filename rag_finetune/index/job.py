@@ -41,7 +41,7 @@ class IndexJob:
         work: the work folder.
         encoder: the context encoder.
         index_type: as `build_index` takes it.
-        dtype: what the network computes in.
+        dtype: what the network shall compute in; that of the first process's plan holds for all.
         world: the processes that share the work.
         progress: whether the first process shows bars and estimates.
     """
@@ -130,7 +130,7 @@ class IndexJob:
                 share.tolist(), lambda n: self._read_block(passages, vectors, n)
             )
             for done, block in enumerate(blocks, start=1):
-                self._encode_block(*block, vectors, bar.update)
+                self._encode_block(*block, plan.dtype, vectors, bar.update)
                 if done == 1 and len(rows) > 1:
                     part = rows[0]
                     rest = (time.monotonic() - start) * (total / (part.stop - part.start) - 1)
@@ -192,7 +192,7 @@ class IndexJob:
             dimension=plan.dimension,
             n_passages=plan.n_passages,
             n_documents=plan.n_documents,
-            dtype=self.dtype,
+            dtype=plan.dtype,
             index_type=self.index_type,
             **dense,
             **about,
@@ -247,6 +247,7 @@ class IndexJob:
         number: int,
         rows: Mapping[str, list[str]],
         token_ids: list[TokenIds],
+        dtype: str,
         vectors: VectorFile,
         advance: Callable[[int], object],
     ) -> None:
@@ -255,7 +256,7 @@ class IndexJob:
             rows["text"],
             rows["title"],
             token_ids=token_ids,
-            dtype=self.dtype,
+            dtype=dtype,
             advance=advance,
         )
         _require_finite(found, rows["id"])

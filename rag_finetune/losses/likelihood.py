@@ -111,6 +111,7 @@ def rag_negative_log_likelihood(
     pad_token_id: int,
     per_token: bool,
     label_smoothing: float = 0.0,
+    passage_loss_weight: float = 0.0,
 ) -> Tensor:
     """Loss of each example, from the generator's logits on labels that were its decoder input.
 
@@ -125,6 +126,9 @@ def rag_negative_log_likelihood(
         per_token: True for RAG-Token, False for RAG-Sequence.
         label_smoothing: ε in [0, 1): the loss is (1 − ε)·NLL + ε·(mean over the target's tokens of
             the mean negative log-probability of the vocabulary, averaged over passages by p(z|x)).
+        passage_loss_weight: λ in [0, 1): in place of the NLL stands (1 − λ)·NLL + λ·(each passage's
+            own −log p(y|x,z), averaged by p(z|x); no gradient reaches the retriever through it).
+            The marginal forgives a passage without the answer any guess; its own loss does not.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -145,6 +149,7 @@ def rag_negative_log_likelihood(
         mask,
         per_token,
         label_smoothing,
+        passage_loss_weight,
     )
 
 
@@ -158,6 +163,7 @@ def rag_negative_log_likelihood_from_states(
     pad_token_id: int,
     per_token: bool,
     label_smoothing: float = 0.0,
+    passage_loss_weight: float = 0.0,
 ) -> Tensor:
     """Loss of each example, without the logits of all of them at once.
 
@@ -174,6 +180,7 @@ def rag_negative_log_likelihood_from_states(
         pad_token_id: likewise.
         per_token: likewise.
         label_smoothing: likewise.
+        passage_loss_weight: likewise.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -199,7 +206,13 @@ def rag_negative_log_likelihood_from_states(
 
     mean_log_probs = None if mean is None else spread(mean)
     return _example_losses(
-        spread(chosen), mean_log_probs, doc_scores, mask, per_token, label_smoothing
+        spread(chosen),
+        mean_log_probs,
+        doc_scores,
+        mask,
+        per_token,
+        label_smoothing,
+        passage_loss_weight,
     )
 
 
@@ -210,13 +223,17 @@ def _example_losses(
     mask: Tensor,
     per_token: bool,
     label_smoothing: float,
+    passage_loss_weight: float,
 ) -> Tensor:
     """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
+    summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
     if per_token:
         log_likelihood = rag_token_log_likelihood(token_log_probs, doc_scores, mask)
     else:
-        summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
         log_likelihood = rag_sequence_log_likelihood(summed, doc_scores)
+    if passage_loss_weight:
+        expected = (doc_log_probs(doc_scores).exp().detach() * summed).sum(-1)  # (B,)
+        log_likelihood = torch.lerp(log_likelihood, expected, passage_loss_weight)
     if mean_log_probs is None:
         return -log_likelihood
     smoothing = _smoothing_loss(mean_log_probs, doc_scores, mask)

@@ -5,7 +5,7 @@ Here the sequences of a context put their queries to one copy, in one product.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ class SharedContexts:
         mask: True (or 1) where a context has a token, shape (C, length).
         keys: keys and values of every layer, each of shape (C, heads, length, width of a head).
         is_shared: False for a decoder that does not look its attention up in Transformers'
-            registry; each row then gets a copy of its context's keys and values.
+            registry, or that sdpa cannot compute, as T5Gemma's, whose attention is capped; each
+            row then gets a copy of its context's keys and values.
     """
 
     def __init__(self, generator: Any, states: Tensor, mask: Tensor) -> None:
@@ -42,11 +43,11 @@ class SharedContexts:
             mask: of the contexts, shape (C, length).
         """
         self.generator, self.mask = generator, mask
-        start = generator.config.decoder_start_token_id
+        decoder, start = generator.get_decoder(), generator.config.decoder_start_token_id
         both = Cache(DynamicCache(), DynamicCache())
         probe = _Reading([])
-        with _attention_of(generator, probe):
-            generator.get_decoder()(
+        with _attention_of(generator, probe) if decoder._supports_sdpa else nullcontext():
+            decoder(
                 input_ids=mask.new_full((len(mask), 1), start, dtype=torch.long),
                 encoder_hidden_states=states,
                 encoder_attention_mask=mask,

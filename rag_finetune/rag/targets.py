@@ -56,7 +56,12 @@ class TargetLosses:
                 hook.remove()
 
     def of(
-        self, logits: Tensor, labels: Tensor, doc_scores: Tensor, label_smoothing: float = 0.0
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        doc_scores: Tensor,
+        label_smoothing: float = 0.0,
+        passage_loss_weight: float = 0.0,
     ) -> Tensor:
         """The loss of each example in nats, shape (B,).
 
@@ -65,11 +70,13 @@ class TargetLosses:
             labels: decoder input ids, shape (B, T + 1), padded with the generator's pad id.
             doc_scores: inner products of question and passage, shape (B, K).
             label_smoothing: see `rag_negative_log_likelihood`.
+            passage_loss_weight: likewise.
         """
         options: dict[str, Any] = {
             "pad_token_id": self.model.config.generator.pad_token_id,
             "per_token": isinstance(self.model, RagTokenForGeneration),
             "label_smoothing": label_smoothing,
+            "passage_loss_weight": passage_loss_weight,
         }
         if self.head is None:
             return rag_negative_log_likelihood(logits, labels, doc_scores, **options)

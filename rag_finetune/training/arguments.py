@@ -206,11 +206,9 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 )
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
             raise ValueError(f"num_train_epochs must be above 0, found {self.num_train_epochs}.")
-        if not 0.0 <= self.label_smoothing_factor < 1.0:
-            raise ValueError(
-                "label_smoothing_factor must be from 0 to below 1, found "
-                f"{self.label_smoothing_factor}."
-            )
+        for name in ("label_smoothing_factor", "passage_loss_weight"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be from 0 to below 1, found {getattr(self, name)}.")
 
     def _check_combinations(self) -> None:
         """Raise for options that do not go together; each would show only hours later, or never."""

@@ -52,6 +52,13 @@ class RagOptions:
     learning_rate_question_encoder: float | None = field(
         default=None, metadata={"help": "for the question encoder alone; default: --learning_rate"}
     )
+    passage_loss_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the loss that each passage bears by itself, weighted by p(z|x): the "
+            "generator learns to be unsure of a passage without the answer; from 0 to below 1"
+        },
+    )
     n_docs: int | None = field(
         default=None, metadata={"help": "passages a question; default: the model's own"}
     )

@@ -144,7 +144,8 @@ class RagEvaluator(Seq2SeqTrainer):
 
     def _example_losses(self, logits: Tensor, labels: Tensor, doc_scores: Tensor) -> Tensor:
         """The loss of each example in nats, shape (batch,)."""
-        return self.target_losses.of(logits, labels, doc_scores, self.args.label_smoothing_factor)
+        weights = self.args.label_smoothing_factor, self.args.passage_loss_weight
+        return self.target_losses.of(logits, labels, doc_scores, *weights)
 
 
 def as_questions(dataset: Any, index: PassageIndex) -> TrainingQuestions:

@@ -28,8 +28,10 @@ class RagRetrieval(RagSaver):
     def get_train_dataloader(self) -> DataLoader:
         """Batches to train on; of a frozen question encoder with their passages on the way."""
         self.retriever.expect_contexts(self._n_questions() * self.retriever.n_docs)
-        if "question_encoder" in self.args.trainable or self.args.dataloader_num_workers:
-            return super().get_train_dataloader()  # other processes cannot use this one's thread
+        # What a thread of this process finds cannot be sent to or from another process.
+        is_sent = self.args.dataloader_num_workers or self.accelerator.dispatch_batches
+        if "question_encoder" in self.args.trainable or is_sent:
+            return super().get_train_dataloader()
         self.stop_background()
         collate: Any = self.data_collator
         self._background = BackgroundRetrieval(
