@@ -26,6 +26,7 @@ from rag_finetune.rag import checkpoint
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import (
     Rag,
+    index_mode,
     load_index_reference,
     load_rag,
     place_index,
@@ -390,15 +391,21 @@ def test_the_same_index_is_copied_once(bare, index):
     assert load_rag(bare)
 
 
-def test_a_token_cache_goes_with_the_copy_unless_it_is_still_made(bare, index):
+def test_token_caches_are_no_part_of_the_copy_and_its_size(bare, index, monkeypatch):
+    place_index(index, bare, "copy", ours=False)
+    before = (bare / "index" / "dense.faiss").stat().st_ino
+    monkeypatch.setattr(checkpoint, "COPY_LIMIT", 10_000_000)
     (index.folder / "tokens").mkdir()
-    for name in ("a.bin", ".b.bin.partial-host-1"):
-        (index.folder / "tokens" / name).write_bytes(b"ids")
+    (index.folder / "tokens" / "a.bin").write_bytes(bytes(10_000_001))
     try:
+        assert index_mode(index, None) == "copy"
+        place_index(index, bare, "copy", ours=False)
+        assert (bare / "index" / "dense.faiss").stat().st_ino == before
+        shutil.rmtree(bare / "index")
         place_index(index, bare, "copy", ours=False)
     finally:
         shutil.rmtree(index.folder / "tokens")
-    assert [path.name for path in (bare / "index" / "tokens").iterdir()] == ["a.bin"]
+    assert not (bare / "index" / "tokens").exists() and load_rag(bare)
 
 
 def test_another_index_takes_the_place_of_the_copy(bare, index, tmp_path):

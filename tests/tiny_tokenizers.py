@@ -1,7 +1,10 @@
 """Tokenizers of the three families of subwords, trained on a few texts."""
 
+import json
+
 import tiny_rag
 from tokenizers import (
+    AddedToken,
     Tokenizer,
     decoders,
     models,
@@ -85,4 +88,42 @@ def word_piece(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
         eos_token="[SEP]",
         pad_token="[PAD]",
         unk_token="[UNK]",
+    )
+
+
+def marked(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer like BART's, with a token that takes the space in front of it and one behind."""
+    tokenizer = byte_level_bpe(texts, vocab_size)
+    tokens = [AddedToken("<mask>", lstrip=True), AddedToken("<end>", rstrip=True)]
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    return tokenizer
+
+
+def byte_fallback(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer like Llama's: nothing parts a text before its characters are merged."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<s>", "</s>", "<unk>"], show_progress=False
+    )
+    words.train_from_iterator([*texts, SEPARATORS], trainer)
+    learnt = json.loads(words.to_str())["model"]
+    vocabulary = dict(learnt["vocab"])
+    for byte in range(256):
+        vocabulary[f"<0x{byte:02X}>"] = len(vocabulary)
+    merges = [(first, second) for first, second in learnt["merges"]]
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        unk_token="<unk>",
     )

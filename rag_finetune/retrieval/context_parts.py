@@ -1,13 +1,18 @@
 """A context in two parts, the passage's and the question's, whose token ids are made apart.
 
-The cut is in front of the space that `doc_sep` begins with. Where a tokenizer never joins what a
-space parts, the ids of a context are those of its two parts, one behind the other.
+The cut is in front of the space that `doc_sep` begins with. No token reaches over it, as
+`require_parted` checks, so the ids of a context are those of its two parts, one behind the other,
+where the patterns of the tokenizer's normaliser and pre-tokenizer do not look past `doc_sep`.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+
+from rag_finetune.encoders.prefix import tokenizer_state
 
 ANCHOR = "a"  # what a question's part is put behind, to be tokenised as in a context
 # Each passage's part is held to its ids in a context with one of these questions, in turn.
@@ -23,6 +28,13 @@ PROBES = (
     "(who)",
     "",
 )
+# How tokens spell white space: SentencePiece the space; bytes space, newline, tab and return.
+METASPACE = str.maketrans("▁", " ")
+BYTE_LEVEL = str.maketrans("ĠĊĉč", " \n\t\r")
+
+
+class JoinedError(ValueError):
+    """Passages cannot be tokenised apart from questions."""
 
 
 class Template(NamedTuple):
@@ -63,6 +75,27 @@ class Tail(NamedTuple):
 def squeeze(context: str) -> str:
     """A context as Transformers' RagRetriever writes it: of two spaces one is left."""
     return context.replace("  ", " ")
+
+
+def require_parted(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    """Check that a tokenizer parts contexts where the question's part begins.
+
+    Raises:
+        JoinedError: `doc_sep` does not begin with a space or holds nothing else, a token reaches
+            over a space, or the tokenizer draws lots.
+    """
+    separator = template.doc_sep
+    if not separator.startswith(" ") or not separator.strip():
+        raise JoinedError(f"doc_sep {separator!r} is not a space and characters behind it")
+    state = tokenizer_state(tokenizer)
+    if state["model"].get("dropout"):
+        raise JoinedError("the generator's tokenizer merges at random (dropout)")
+    is_byte_level = "ByteLevel" in str((state["normalizer"], state["pre_tokenizer"]))
+    spelling = METASPACE | (BYTE_LEVEL if is_byte_level else {})
+    added = tokenizer.get_added_vocab()  # white space of theirs may be normalised to a space
+    for token in tokenizer.get_vocab():
+        if re.search(r"\S\s" if token in added else r"\S ", token.translate(spelling)):
+            raise JoinedError(f"token {token!r} of the generator's tokenizer reaches over a space")
 
 
 def tokenize_tails(tokenizer: PreTrainedTokenizerBase, tails: Sequence[str]) -> list[Tail | None]:
@@ -109,11 +142,23 @@ def tokenize_heads(
     contexts = [squeeze(head + tails[turn]) for head, turn in zip(heads, turns, strict=True)]
     whole = tokenizer(contexts, return_attention_mask=False, truncation=False, verbose=False)
     found: list[list[int]] = []
-    for head, ids, turn in zip(heads, whole["input_ids"], turns, strict=True):
+    for row, (head, ids, turn) in enumerate(zip(heads, whole["input_ids"], turns, strict=True)):
         tail = known[turn]
-        # Spaces that meet at the cut would be squeezed, other white space joined with it.
-        if tail is None or head[-1:].isspace() or ids[-len(tail.ids) :] != tail.ids:
+        if tail is None or _ends_in_space(head) or ids[-len(tail.ids) :] != tail.ids:
             found.append([])
-        else:
-            found.append(ids[: -len(tail.ids)])
+            continue
+        cut, length = len(ids) - len(tail.ids), len(squeeze(head))
+        last, first = whole.token_to_chars(row, cut - 1), whole.token_to_chars(row, cut)
+        # A space that the tokenizer adds behind a special token belongs to the question's part.
+        is_clean = last and first and last.end <= length < first.end
+        found.append(ids[:cut] if is_clean else [])
     return found
+
+
+def _ends_in_space(head: str) -> bool:
+    """Whether a part is empty or ends in what is, or a normaliser may make, white space.
+
+    Spaces that meet at the cut are squeezed, other white space may be joined with it.
+    """
+    kinds = (unicodedata.category(character)[0] for character in reversed(head))
+    return next((kind for kind in kinds if kind != "M"), "Z") in "CZ"  # marks may be stripped

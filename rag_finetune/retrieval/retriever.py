@@ -9,7 +9,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagR
 
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.retrieval.context_parts import Template, squeeze
-from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache
+from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache, quick_state
 
 # From so many contexts a passage on, making a token cache takes less than half of what it saves.
 CONTEXTS_PER_PASSAGE = 2
@@ -28,7 +28,6 @@ class RagIndexRetriever(RagRetriever):
     """
 
     index: PassageIndex
-    _tokens: TokenCache | None = None
 
     def __init__(
         self,
@@ -67,26 +66,25 @@ class RagIndexRetriever(RagRetriever):
             index=index,
             init_retrieval=False,
         )
-        self._looked_for: set[tuple[Template, bool]] = set()
+        self._caches: dict[tuple[Any, ...], TokenCache | None] = {}  # None: it cannot be made
 
     def clamp(self, n_docs: int | None) -> int:
         """n_docs, or the configuration's for None, at most the number of passages."""
         return clamp_n_docs(self.n_docs if n_docs is None else n_docs, len(self.index))
 
     def expect_contexts(self, count: int) -> None:
-        """Say how many contexts will be written, so that passages are tokenised once where it pays.
+        """Say how many contexts it will write, so that passages are tokenised once where it pays.
 
         Opens the token cache of the index if it has one. Where each passage will be read twice on
         average, one is made first, in the index folder. Contexts are the same either way.
         """
         template = self._template(getattr(self.config.generator, "prefix", None))
-        wanted = (template, count >= CONTEXTS_PER_PASSAGE * len(self.index))
-        if self._has_tokens(template) or wanted in self._looked_for:
-            return
-        self._looked_for.add(wanted)
-        self._tokens = load_token_cache(
-            self.index, self.generator_tokenizer, template, make=wanted[1]
-        )
+        make = count >= CONTEXTS_PER_PASSAGE * len(self.index)
+        key = self._key(template)
+        if key not in self._caches:
+            cache = load_token_cache(self.index, self.generator_tokenizer, template, make=make)
+            if cache is not None or make:
+                self._caches[key] = cache
 
     def retrieve_passages(
         self, question_hidden_states: np.ndarray, n_docs: int
@@ -142,22 +140,20 @@ class RagIndexRetriever(RagRetriever):
             ValueError: a question alone is longer than `config.max_combined_length`.
         """
         del n_docs  # as many as docs holds; the name is Transformers'
-        template, heads, tails = self._template(prefix), [], []
-        for passages, question in zip(docs, input_strings, strict=True):
-            for title, text in zip(passages["title"], passages["text"], strict=True):
-                heads.append(template.head(title, text))
-                tails.append(template.tail(question))
-        ids: list[list[int] | None] = [None] * len(heads)
-        if doc_ids is not None and self._has_tokens(template):
-            limit = self.config.max_combined_length
-            rows = doc_ids.reshape(-1).tolist()
-            assert self._tokens is not None
-            ids = self._tokens.contexts(self.generator_tokenizer, rows, tails, limit)
-        missing = [row for row, found in enumerate(ids) if found is None]
+        template = self._template(prefix)
+        passages, tails = [], []
+        for found, question in zip(docs, input_strings, strict=True):
+            passages += list(zip(found["title"], found["text"], strict=True))
+            tails += [template.tail(question)] * len(found["title"])
+        ids: list[list[int] | None] = [None] * len(tails)
+        cache = self._caches.get(self._key(template))
+        if cache is not None and doc_ids is not None:
+            limit, rows = self.config.max_combined_length, doc_ids.reshape(-1).tolist()
+            ids = cache.contexts(self.generator_tokenizer, rows, tails, limit)
+        missing = [row for row, tokens in enumerate(ids) if tokens is None]
         if missing:
-            written = self._tokenize_contexts(
-                [heads[row] for row in missing], [tails[row] for row in missing]
-            )
+            heads = [template.head(*passages[row]) for row in missing]
+            written = self._tokenize_contexts(heads, [tails[row] for row in missing])
             for row, tokens in zip(missing, written, strict=True):
                 ids[row] = tokens
         kind = "np" if return_tensors == "pt" else return_tensors  # torch is slow to read lists
@@ -229,9 +225,9 @@ class RagIndexRetriever(RagRetriever):
         """How contexts are put together."""
         return Template(prefix or "", self.config.title_sep, self.config.doc_sep)
 
-    def _has_tokens(self, template: Template) -> bool:
-        """Whether the ids of the passages' parts of such contexts are at hand."""
-        return self._tokens is not None and self._tokens.template == template
+    def _key(self, template: Template) -> tuple[Any, ...]:
+        """What a token cache is for."""
+        return template, quick_state(self.generator_tokenizer)
 
     def _tokenize_contexts(self, heads: list[str], tails: list[str]) -> list[list[int]]:
         """Token ids of head + tail, at most max_combined_length; the head gives way."""

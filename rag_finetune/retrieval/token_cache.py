@@ -4,14 +4,14 @@ Every passage is held to its ids on a whole context when the cache is made. One 
 the question has none there, and is tokenised with each question.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import platform
+import time
+import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,29 +20,32 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
 from rag_finetune.encoders.prefix import tokenizer_state
-from rag_finetune.index.manifest import FILE_NAME
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.index.work import sync
-from rag_finetune.retrieval.context_parts import Template, tokenize_heads, tokenize_tails
+from rag_finetune.retrieval.context_parts import (
+    ANCHOR,
+    JoinedError,
+    Template,
+    require_parted,
+    tokenize_heads,
+    tokenize_tails,
+)
 
 FOLDER = "tokens"
-LAYOUT = 1  # of the file; a part of its name
+VERSION = 1  # of the file and of how its ids are made; a part of its name
 END = np.dtype("<i8")  # where a passage's ids end
 ROWS_PER_BLOCK = 1_000
 BAR_AFTER = 3.0  # seconds
 UNCLEAN = 0.1  # share of the first block at which a cache is not worth its making
+ABANDONED = 86_400.0  # seconds since the last write to a file in the making
 
 
 class TokenCache:
-    """The ids of an index's passages, mapped from a file.
+    """The ids of an index's passages, mapped from a file."""
 
-    Attributes:
-        template: what the passages' parts were written with.
-    """
-
-    def __init__(self, template: Template, ends: np.ndarray, ids: np.ndarray) -> None:
-        """Join a template with the parts of a file: ends (n + 1,), ids of all passages in a row."""
-        self.template, self._ends, self._ids = template, ends, ids
+    def __init__(self, ends: np.ndarray, ids: np.ndarray) -> None:
+        """Take the parts of a file: ends (n + 1,) from 0, ids of all passages in a row."""
+        self._ends, self._ids = ends, ids
 
     def contexts(
         self,
@@ -81,6 +84,12 @@ class TokenCache:
         return ids
 
 
+def quick_state(tokenizer: PreTrainedTokenizerBase) -> tuple[int | bool, ...]:
+    """What tells whether tokens, special tokens or a language were changed since; quick to take."""
+    added, split = len(tokenizer.get_added_vocab()), tokenizer.split_special_tokens
+    return len(tokenizer), added, split, *tokenizer(ANCHOR)["input_ids"]
+
+
 def load_token_cache(
     index: PassageIndex,
     tokenizer: PreTrainedTokenizerBase,
@@ -90,8 +99,8 @@ def load_token_cache(
 ) -> TokenCache | None:
     """Open the token cache of an index.
 
-    Of several processes that want to make it, one does, and the others wait for it. It appears
-    under its name when it is complete.
+    It appears under its name when it is complete, and is never replaced. Of several processes that
+    make it, each works for itself, and all use the file of the first to end.
 
     Args:
         index: the opened index.
@@ -100,36 +109,27 @@ def load_token_cache(
         make: make it where there is none; memory does not grow with the passages.
 
     Returns:
-        The cache; None where there is none, with a warning where it could not be made: the folder
-        cannot be written, or the tokenizer joins passages with questions.
+        The cache; None where there is none, with a warning where it cannot be read or made: the
+        folder does not allow it, or passages cannot be tokenised apart from questions.
     """
-    if not make and not (index.folder / FOLDER).is_dir():
-        return None
-    job = _Job(index, tokenizer, template)
-    cache = job.open()
-    if cache is not None or not make:
-        return cache
+    folder = index.folder / FOLDER
     try:
-        with _turn(index) as is_ours:
-            cache = job.open()  # another process may have made it meanwhile
-            if cache is None:
-                job.make(is_ours)
-                cache = job.open()
+        if not make and not folder.is_dir():
+            return None
+        job = _Job(index, tokenizer, template)
+        cache = job.open()
+        if cache is None and make:
+            job.make()
+            cache = job.open()
         return cache
-    except OSError as error:
-        reason = f"{job.path.parent} cannot be written ({error.strerror or error})"
-    except _JoinedError as error:
-        reason = str(error)
+    except (OSError, JoinedError) as error:
+        reason = getattr(error, "strerror", None) or error
     warnings.warn(
-        f"{reason}: passages are tokenised with each question, which gives the same results and "
-        "takes longer.",
+        f"{folder}: no token cache ({reason}): passages are tokenised with each question, which "
+        "gives the same results and takes longer.",
         stacklevel=3,
     )
     return None
-
-
-class _JoinedError(ValueError):
-    """The tokenizer joins passages with questions."""
 
 
 class _Job:
@@ -140,9 +140,10 @@ class _Job:
     ) -> None:
         self._index, self._tokenizer, self._template = index, tokenizer, template
         sources = [
-            LAYOUT,
+            VERSION,
             version("tokenizers"),
             tokenizer_state(tokenizer),
+            tokenizer.split_special_tokens,  # no part of its state
             template,
             index.passages._fingerprint,  # no two builds share it
         ]
@@ -153,36 +154,42 @@ class _Job:
         self._ids_start = END.itemsize * (len(index) + 1)
 
     def open(self) -> TokenCache | None:
-        """The cache in the file; None where there is none, or one that was cut off."""
-        if not self.path.is_file() or self.path.stat().st_size < self._ids_start:
-            return None
-        mapped = np.asarray(np.memmap(self.path, mode="r"))
-        ends = mapped[: self._ids_start].view(END)
-        if len(mapped) != self._ids_start + self._dtype.itemsize * int(ends[-1]):
-            return None
-        return TokenCache(self._template, ends, mapped[self._ids_start :].view(self._dtype))
+        """The cache in the file; None where there is none.
 
-    def make(self, is_ours: bool) -> None:
+        Raises:
+            OSError: it cannot be read, or is damaged.
+        """
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return None
+        if size >= self._ids_start:
+            mapped = np.asarray(np.memmap(self.path, mode="r"))
+            ends, ids = mapped[: self._ids_start].view(END), mapped[self._ids_start :]
+            is_rising = ends[0] == 0 and bool((ends[1:] >= ends[:-1]).all())
+            if is_rising and len(ids) == self._dtype.itemsize * int(ends[-1]):
+                return TokenCache(ends, ids.view(self._dtype))
+        raise OSError(f"{self.path.name} is damaged: delete it, and it is made anew")
+
+    def make(self) -> None:
         """Write the file under another name first.
-
-        Args:
-            is_ours: no other process makes it: what one that was killed has left can go.
 
         Raises:
             OSError: it cannot be written.
-            _JoinedError: the tokenizer joins passages with questions.
+            JoinedError: passages cannot be tokenised apart from questions.
         """
-        if not self._template.doc_sep.startswith(" "):
-            raise _JoinedError(f"doc_sep {self._template.doc_sep!r} does not begin with a space")
+        require_parted(self._tokenizer, self._template)
         self.path.parent.mkdir(exist_ok=True)
-        if is_ours:
-            for left in self.path.parent.glob(f".{self.path.name}.partial-*"):
-                left.unlink()
-        staged = self.path.with_name(f".{self.path.name}.partial-{platform.node()}-{os.getpid()}")
+        _sweep(self.path.parent)
+        staged = self.path.with_name(f".{self.path.name}.partial-{uuid.uuid4().hex}")
         try:
             self._write(staged)
             sync(staged)
-            os.replace(staged, self.path)
+            try:
+                os.link(staged, self.path)  # never over a file that a process may have mapped
+            except OSError:  # there is one, or the file system has no links
+                if not self.path.exists():
+                    os.rename(staged, self.path)
         finally:
             staged.unlink(missing_ok=True)
 
@@ -196,7 +203,10 @@ class _Job:
                 heads = self._heads(start, min(start + ROWS_PER_BLOCK, count))
                 lengths = np.array([len(ids) for ids in heads], END)
                 if start == 0 and (lengths == 0).mean() > UNCLEAN:
-                    raise _JoinedError("The generator's tokenizer joins passages with questions")
+                    raise JoinedError(
+                        f"{(lengths == 0).sum()} of the first {len(heads)} passages end in white "
+                        "space, or the generator's tokenizer joins them with questions"
+                    )
                 file.seek(END.itemsize * (start + 1))
                 file.write((total + lengths.cumsum()).astype(END).tobytes())
                 file.seek(self._ids_start + self._dtype.itemsize * total)
@@ -211,20 +221,9 @@ class _Job:
         return tokenize_heads(self._tokenizer, self._template, heads)
 
 
-@contextmanager
-def _turn(index: PassageIndex) -> Iterator[bool]:
-    """Wait until no other process makes a cache of this index.
-
-    Yields:
-        True; False where the file system has no locks. Then several may make it, to the same end.
-    """
-    descriptor = os.open(index.folder / FILE_NAME, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            is_locked = True
-        except OSError:
-            is_locked = False
-        yield is_locked
-    finally:
-        os.close(descriptor)
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left in the making."""
+    for path in folder.glob(".*.partial-*"):
+        with suppress(FileNotFoundError):  # another process has ended
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()

@@ -44,12 +44,12 @@ class RagRetrieval(RagSaver):
             self.data_collator = collate
 
     def _n_questions(self) -> int:
-        """Questions that training will ask, each as often as it does."""
+        """Questions that training will ask in this process, each as often as it does."""
         if self.args.max_steps > 0:
             of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return self.args.max_steps * of_a_step * self.args.world_size
+            return self.args.max_steps * of_a_step
         count = 0 if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]
-        return round(count * self.args.num_train_epochs)
+        return round(count * self.args.num_train_epochs / self.args.world_size)
 
     def stop_background(self) -> None:
         """End the thread that retrieves, if there is one; what it had not begun is dropped."""
