@@ -99,7 +99,7 @@ def new_generator(vocab_size: int) -> Any:
         )
     )
     ids = {name: getattr(model.config, name) for name in SPECIAL_IDS}
-    model.generation_config = GenerationConfig(max_length=64, **ids)
+    model.generation_config = GenerationConfig(max_length=48, **ids)
     encoder, decoder = model.model.encoder, model.model.decoder
     with torch.no_grad():
         for part in (encoder, decoder):
