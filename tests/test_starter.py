@@ -228,8 +228,8 @@ def test_a_changed_vocabulary_keeps_known_tokens_and_sums_pieces(networks, readi
 
 
 def test_a_tokenizer_is_learnt_from_sheets(reading):
-    tokenizer = reading.wrap(reading.learn_tokenizer(600, 4, wide=False), pairs=False)
-    assert len(tokenizer) == 600
+    tokenizer = reading.wrap(reading.learn_tokenizer(2600, 4, wide=False), pairs=False)
+    assert len(tokenizer) == 2600
     assert tokenizer.tokenize("12 and 07") == ["Ġ12", "Ġand", "Ġ07"]
 
 

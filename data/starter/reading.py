@@ -79,9 +79,9 @@ def tokenizer_texts(author: Author) -> Iterator[str]:
             yield from (question.text for question in questions[1:])
     for words in WORDS.values():
         for word in words:
-            yield from [word, f" {word}"] * (5 if wide else 2)
+            yield from [word, f" {word}"] * 5
     for number in range(100):
-        yield from [f" {number} x{number}", f" {number:02} x{number:02}"] * (400 if wide else 40)
+        yield from [f" {number} x{number}", f" {number:02} x{number:02}"] * 400
 
 
 def learn_tokenizer(vocabulary: int, seed: int, *, wide: bool) -> Tokenizer:
