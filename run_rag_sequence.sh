@@ -80,6 +80,7 @@ if [ -z "${PASSAGES:-}" ]; then
         CONTEXT_ENCODER=$starter/context_encoder
         GENERATOR=$starter/generator
         train_flags+=(--config "$here/configs/elements.yaml")
+        compare_flags+=(--batch_size 32) # networks so small have the room
         if [ ! -e "$GENERATOR/config.json" ]; then
             echo "error: the starter model is not here: $GENERATOR/config.json is missing. Make it with" \
                 "data/starter/train_starter.py, or name networks: MODEL, or QUESTION_ENCODER and GENERATOR." >&2

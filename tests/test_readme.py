@@ -54,8 +54,8 @@ def test_the_commands_and_the_python_run_in_order(checkout):
         if language == "bash":
             # Neither the tests nor the benchmarks are run: what make would do must be there.
             body = re.sub("^make ", "make -n ", body, flags=re.M)
-            # The first run in a third of its steps: what it reaches stands in the configuration.
-            body = re.sub(r"^(./run_rag_sequence.sh)$", r"\1 -- --max_steps 140", body, flags=re.M)
+            # The first run in half of its steps: what it reaches stands in the configuration.
+            body = re.sub(r"^(./run_rag_sequence.sh)$", r"\1 -- --max_steps 125", body, flags=re.M)
             printed.append(run(["bash", "-euo", "pipefail", "-c", body], checkout))
         elif language == "python":
             printed.append(run([sys.executable, "-c", body], checkout))

@@ -202,6 +202,48 @@ def test_new_layers_of_the_encoder_learn(networks, reading):
     assert model.model.encoder.layers[2].self_attn.v_proj.weight.grad.abs().sum() > 0
 
 
+@torch.no_grad()
+def test_a_changed_vocabulary_keeps_known_tokens_and_sums_pieces(networks, reading):
+    from tokenizer import train_tokenizer, wrap
+
+    texts = ["velmora melts at 431 degrees", "karduin is used in lamps", "velmora is grey"] * 9
+    old = wrap(train_tokenizer(texts, 270), pairs=False)
+    new = wrap(train_tokenizer(texts, 320), pairs=False)
+    torch.manual_seed(0)
+    model = networks.new_generator(len(old)).eval()
+    before = model.get_input_embeddings().weight.clone()
+    ids = torch.tensor([old("velmora")["input_ids"]])
+    states = model.model.encoder(torch.tensor([[0, 2]])).last_hidden_state
+    networks.change_vocabulary(model, old, new)
+    after = model.get_input_embeddings().weight
+    assert len(after) == model.config.vocab_size == len(new) > len(old)
+    assert torch.equal(model.model.encoder(torch.tensor([[0, 2]])).last_hidden_state, states)
+    for token, row in old.get_vocab().items():
+        assert torch.equal(after[new.get_vocab()[token]], before[row]), token
+    (whole,) = new.convert_tokens_to_ids(["Ġvelmora"])
+    pieces = ids[0, 1:-1]
+    assert whole != new.unk_token_id and len(pieces) > 1
+    torch.testing.assert_close(after[whole], before[pieces].sum(0) / len(pieces) ** 0.5)
+    assert model(torch.tensor([new("velmora")["input_ids"]])).logits.shape[-1] == len(new)
+
+
+def test_a_tokenizer_is_learnt_from_sheets(reading):
+    tokenizer = reading.wrap(reading.learn_tokenizer(2600, 4, wide=False), pairs=False)
+    assert len(tokenizer) == 2600
+    assert tokenizer.tokenize("12 and 07") == ["Ġ12", "Ġand", "Ġ07"]
+
+
+def test_a_graded_property_is_asked_with_its_adjective(sheets):
+    from relations import graded
+
+    author = sheets.Author(12)
+    author.wide = True
+    one = graded("tens", author.templates)
+    noun, adjective = one.nouns[0], one.key.removeprefix("graded ")
+    assert noun.startswith("tens") and adjective.startswith("tens") and noun != adjective
+    assert all(f"How {adjective} is" in question for question in one.questions)
+
+
 def test_where_the_answer_stands(reading):
     contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2], [0, 5, 6, 7, 20, 9, 2, 1, 1, 1]])
     labels = torch.tensor([[2, 0, 7, 8, 2], [2, 0, 9, 2, 1]])

@@ -104,7 +104,7 @@ def write_questions(
 def counterfactual_questions(
     questions: list[Question], permuted: Table, passages: list[Passage]
 ) -> list[Question]:
-    """The same questions with the answers of the permuted table.
+    """The first question about each fact, with the answer of the permuted table.
 
     Args:
         questions: what `write_questions` made of the true table.
@@ -117,7 +117,9 @@ def counterfactual_questions(
     positives = gold_passages(passages)
     changed = []
     for row in questions:
-        name, field, _ = row["id"].split("-")
+        name, field, number = row["id"].split("-")
+        if number != "1":
+            continue
         gold = _gold(accepted_answers(field, permuted[name][field]), positives[name, field])
         changed.append(_row(row["id"], row["question"]) | gold | {"true_answers": row["answers"]})
     return changed

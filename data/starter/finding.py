@@ -26,6 +26,7 @@ class Lesson:
         similar: share of names that are like another one but for their end.
         rhyming: share of the other names that end in one of two ways.
         reverse: share of questions that ask for the name.
+        parts: passages about one thing.
     """
 
     steps: int
@@ -35,12 +36,14 @@ class Lesson:
     facts: int
     similar: float
     rhyming: float
-    reverse: float
+    reverse: float = 0.08
+    parts: int = 1
 
 
-LESSONS = (
-    Lesson(1800, 64, 5, 20, 3, similar=0.2, rhyming=0.6, reverse=0.3),
-    Lesson(900, 30, 40, 120, 14, similar=0.2, rhyming=0.6, reverse=0.3),
+LESSONS = (  # first which thing a passage is about, then which facts about it
+    Lesson(1800, 64, 5, 20, 3, similar=0.2, rhyming=0.6),
+    Lesson(600, 30, 40, 120, 14, similar=0.2, rhyming=0.6, parts=2),
+    Lesson(1100, 14, 40, 110, 24, similar=0.2, rhyming=0.6, parts=4),
 )
 
 
@@ -60,11 +63,10 @@ def retrieval_batches(
                 lesson.similar,
                 lesson.rhyming,
             )
-            parts = 1 if lesson.facts < 6 else 2
             passages = [
                 passage
                 for subject in world.subjects
-                for passage in world.passages(subject, parts, lesson.low, lesson.high)
+                for passage in world.passages(subject, lesson.parts, lesson.low, lesson.high)
             ]
             for passage in passages:
                 fact = author.pick(sorted(passage.facts))

@@ -21,6 +21,7 @@ from transformers import (
     DPRContextEncoder,
     DPRQuestionEncoder,
     GenerationConfig,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.bart.modeling_bart import BartAttention, BartEncoderLayer
 
@@ -98,7 +99,7 @@ def new_generator(vocab_size: int) -> Any:
         )
     )
     ids = {name: getattr(model.config, name) for name in SPECIAL_IDS}
-    model.generation_config = GenerationConfig(max_length=64, **ids)
+    model.generation_config = GenerationConfig(max_length=48, **ids)
     encoder, decoder = model.model.encoder, model.model.decoder
     with torch.no_grad():
         for part in (encoder, decoder):
@@ -146,7 +147,27 @@ def deepen_encoder(model: Any, after: Sequence[int], contexts: Tensor, real: Ten
     model.config.encoder_layers = model.config.num_hidden_layers = len(encoder.layers)
 
 
-def new_encoders(vocab_size: int, width: int = 160) -> tuple[Any, Any]:
+@torch.no_grad()
+def change_vocabulary(
+    model: Any, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
+) -> None:
+    """Let the generator read another tokenizer's tokens, special ones having the same ids.
+
+    The embedding of a token is the sum of those of its old pieces, over the root of their number
+    so that its length stays.
+    """
+    table, known = model.get_input_embeddings().weight.clone(), old.get_vocab()
+    pieces = old.backend_tokenizer.model
+    rows = torch.empty(len(new), table.shape[1])
+    for token, row in new.get_vocab().items():
+        ids = [known[token]] if token in known else [one.id for one in pieces.tokenize(token)]
+        rows[row] = table[ids].sum(0) / len(ids) ** 0.5
+    model.resize_token_embeddings(len(new), mean_resizing=False)
+    model.get_input_embeddings().weight.copy_(rows)
+    model.final_logits_bias.zero_()
+
+
+def new_encoders(vocab_size: int, width: int = 192) -> tuple[Any, Any]:
     """A question encoder and a context encoder that start alike, near to a bag of word pieces."""
     config = DPRConfig(
         vocab_size=vocab_size,

@@ -5,20 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from networks import deepen_encoder, new_generator, parameters_of, say
+from networks import change_vocabulary, deepen_encoder, new_generator, parameters_of, say
 from rounds import ROUNDS, Round, Stage
 from sheets import Author, Question
-from tokenizer import END, PAD
+from tokenizer import END, PAD, train_tokenizer, wrap
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from values import WORDS
 from writer import Passage
 
 POOL = 16  # batches drawn together and sorted by length, so that they hold little padding
-
-
 ROOM = 300  # tokens that a batch is padded to at most where padding is read
 POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
+VOCABULARY = 2600  # of the generator's first rounds
 
 
 def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
@@ -65,6 +66,29 @@ def sentence_to_continue(author: Author, passage: Passage) -> Question:
     words = author.pick(passage.text.split(". ")).rstrip(".").split()
     cut = min(author.random.randint(2, 3), len(words) - 1)
     return Question(" ".join(words[:cut]) + " ...", " ".join(words[cut : cut + 10]), ("", ""))
+
+
+def tokenizer_texts(author: Author) -> Iterator[str]:
+    """What a tokenizer learns from: fact sheets, every word of ours and every pair of digits."""
+    wide = author.wide
+    for _ in range(6000 if wide else 3000):
+        world = author.world(3, 12, labels=0.15 if wide else 0.0)
+        for passage in world.passages(world.subjects[0], 2, 50, 100):
+            questions = [world.question(fact) for fact in sorted(passage.facts)[:4]]
+            yield context(passage, questions[0])
+            yield from (question.text for question in questions[1:])
+    for words in WORDS.values():
+        for word in words:
+            yield from [word, f" {word}"] * 5
+    for number in range(100):
+        yield from [f" {number} x{number}", f" {number:02} x{number:02}"] * 400
+
+
+def learn_tokenizer(vocabulary: int, seed: int, *, wide: bool) -> Tokenizer:
+    """A tokenizer of that many tokens, for plain or for wide sheets."""
+    author = Author(seed)
+    author.wide = wide
+    return train_tokenizer(tokenizer_texts(author), vocabulary)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -181,14 +205,16 @@ def generator_loss(model: Any, contexts: Tensor, labels: Tensor, real: Tensor) -
     return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=PAD)
 
 
-def train_generator(
-    tokenizer: PreTrainedTokenizerFast, save: Callable[[Any], None], seed: int
-) -> None:
-    """Train a generator from nothing; save it now and then, and at the end."""
+def train_generator(save: Callable[[Any, PreTrainedTokenizerFast], None], seed: int) -> None:
+    """Train a generator from nothing; save it with its tokenizer now and then, and at the end."""
     torch.manual_seed(seed)
+    tokenizer = wrap(learn_tokenizer(VOCABULARY, seed, wide=False), pairs=False)
     model = new_generator(len(tokenizer))
-    say(f"generator: {parameters_of(model):,} parameters")
     for number, part in enumerate(ROUNDS):
+        if part.vocabulary:
+            other = wrap(learn_tokenizer(part.vocabulary, seed, wide=True), pairs=False)
+            change_vocabulary(model, tokenizer, other)
+            tokenizer = other
         train_round(model, tokenizer, part, save, seed + 1 + 10 * number)
 
 
@@ -196,15 +222,15 @@ def train_round(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     part: Round,
-    save: Callable[[Any], None],
+    save: Callable[[Any, PreTrainedTokenizerFast], None],
     seed: int,
 ) -> None:
-    """Train the generator, grown first where the round says so."""
+    """Train the generator, its encoder deepened first where the round says so."""
     if part.deepened:
         examples = reading_examples(Author(seed), part.stages[0])
         contexts, _ = next(reading_batches(tokenizer, examples, part.stages[0].size))
         deepen_encoder(model, part.deepened, contexts, contexts != PAD)
-        say(f"generator: {parameters_of(model):,} parameters")
+    say(f"generator: {parameters_of(model):,} parameters, {len(tokenizer):,} tokens")
     guide = Guide(model, tokenizer.convert_tokens_to_ids("Ġ//"))
     weights = [*model.parameters(), *guide.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=part.learning_rate, weight_decay=0.01)
@@ -231,9 +257,9 @@ def train_round(
                 mean = sum(losses[-100:]) / 100
                 say(f"generator: step {len(losses)}, {stage.high} words, loss {mean:.3f}")
             if len(losses) % 500 == 0:
-                save(model)
+                save(model, tokenizer)
     guide.remove()
-    save(model)
+    save(model, tokenizer)
 
 
 @torch.no_grad()

@@ -117,6 +117,15 @@ def on_scale(name: str, templates: Templates) -> Relation:
     return relation(f"{name} scale", nouns, "number", templates["scale"], d=name)
 
 
+def graded(stem: str, templates: Templates) -> Relation:
+    """How much of a property the subject has, asked with the adjective: "tensive", "tensivity"."""
+    ends = (("ive", "ivity"), ("ic", "icity"), ("able", "ability"), ("y", "iness"), ("al", "ality"))
+    one, noun = ends[len(stem) % len(ends)]
+    return relation(
+        f"graded {stem}{one}", [f"{stem}{noun}"], "number", templates["graded"], d=stem + one
+    )
+
+
 def count_of(plural: str, templates: Templates) -> Relation:
     """How many parts the subject has."""
     key = f"number of {plural}"

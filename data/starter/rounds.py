@@ -51,6 +51,9 @@ DOUBTFUL = (  # so that the passage that tells the answer is believed more than 
 DEEPER = (
     Stage(9000, 24, 30, 160, 0.35, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
 )
+WIDER = (
+    Stage(6500, 24, 30, 140, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Round:
         stages: what is read, one after the other.
         learning_rate: the highest one.
         deepened: the layers of the encoder after which a new one begins, before the first stage.
+        vocabulary: tokens of a tokenizer learnt anew before the first stage; 0 for none.
     """
 
     stages: tuple[Stage, ...]
     learning_rate: float
     deepened: tuple[int, ...] = ()
+    vocabulary: int = 0
 
 
 ROUNDS = (
@@ -75,4 +80,5 @@ ROUNDS = (
     Round(CROWDED, 1e-3),
     Round(DOUBTFUL, 7e-4),
     Round(DEEPER, 1e-3, deepened=(0, 1)),
+    Round(WIDER, 1e-3, vocabulary=6000),
 )

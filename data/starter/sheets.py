@@ -18,6 +18,7 @@ from relations import (
     Templates,
     count_of,
     event_relations,
+    graded,
     lettered,
     membership,
     on_scale,
@@ -62,6 +63,8 @@ class Author(Values):
             if section == "invented"
             else self.pick(WORDS[section])
         )
+        if self.wide and self.chance(0.15):
+            head = self.scrap()
         if section == "labels" and self.chance(0.8):
             return membership(head, self.templates)
         kind = self.pick(kinds)
@@ -79,8 +82,12 @@ class Author(Values):
                 made = [membership(noun, self.templates)]
                 if self.wide and self.chance(0.4):
                     made = [lettered(noun, self.templates)]
-            elif self.wide and self.chance(0.04):
+            elif self.wide and self.chance(0.06):
                 made = [on_scale(self.name(), self.templates)]
+            elif self.wide and self.chance(0.06):
+                made = [graded(self.scrap(), self.templates)]
+            elif self.wide and self.chance(0.12):
+                made = [self.random_relation()]
             elif dice < 0.6:
                 made = [self.pick(CURATED[self.wide])]
                 if made[0].key in ("melting", "boiling") and self.chance(0.7):

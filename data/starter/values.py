@@ -100,8 +100,14 @@ class Values:
             word = word.replace(letter, self.pick(ACCENTS.get(letter, letter)), 1)
         return capitalise(word)
 
+    def initials(self) -> str:
+        """Two to four capital letters that stand for words."""
+        return "".join(self.pick(ascii_uppercase) for _ in range(self.pick([2, 3, 3, 4])))
+
     def person(self, alone: bool = False) -> str:
-        """A person, or two where not alone."""
+        """A person, or several where not alone."""
+        if self.wide and not alone and self.chance(0.05):
+            return f"{self.person(True)} and {self.pick(['colleagues', 'others', 'family'])}"
         if self.wide and not alone and self.chance(0.15):
             return f"{self.person(True)}, {self.person(True)} and {self.person(True)}"
         if not alone and self.chance(0.15):
@@ -151,6 +157,17 @@ class Values:
         gerund, product = self.word("gerunds"), self.word("products")
         adjective, other = self.word("adjectives"), self.word("products")
         noun = self.word("nouns")
+        if self.wide and self.chance(0.3):
+            return self.pick(
+                [
+                    f"{self.initials()} {product}",
+                    f"{self.initials()} {noun} {product}",
+                    f"{noun}-{gerund} {product}",
+                    f"{noun}-{adjective} {product}",
+                    f"{self.pick(ascii_uppercase)}-{noun} {product}",
+                    f"{noun} {self.word('nouns')} {product}",
+                ]
+            )
         return self.pick(
             [
                 f"{gerund} {product}",
@@ -173,6 +190,21 @@ class Values:
         """What a name comes from."""
         language, noun = self.word("languages"), self.word("nouns")
         adjective = self.word("adjectives")
+        if self.wide and self.chance(0.35):
+            return self.pick(
+                [
+                    f"the {language} words for {adjective} {noun}",
+                    f"the {language} words for {noun} and {self.word('nouns')}",
+                    f"the {language} name of {self.name()}",
+                    f"the {language} name for {noun}",
+                    f"{self.name()} of {language} {self.pick(['myth', 'legend', 'fame'])}",
+                    f"the {language} {self.word('kinds')} of {self.name()}",
+                    f"the {language} {self.word('kinds')} {self.name()}",
+                    f"the {adjective} {self.word('kinds')}s",
+                    f"the {adjective} {noun} of {self.name()}",
+                    f"{article(adjective)} {adjective} {noun}",
+                ]
+            )
         return self.pick(
             [
                 f"the {language} word for {self.pick([noun, adjective])}",
@@ -194,6 +226,11 @@ class Values:
         one, two = self.word("adjectives"), self.word("adjectives")
         nouns, sheens = WORDS["nouns"], ["sheen", "tinge", "shine", "glow"]
         kind = self.pick([*WORDS["kinds"], "solid", "liquid", "gas", "metal", "powder", "crystal"])
+        if self.wide and self.chance(0.4):
+            kind = self.pick(["solid", "liquid", "gas", "metal", "powder", "crystal"])
+        if self.wide and self.chance(0.25):
+            lead = "" if self.chance(0.3) else f"{article(one)} "
+            return f"{lead}{one}-{two} {kind}"
         return self.pick(
             [
                 f"{article(one)} {one} {kind}",

@@ -242,8 +242,11 @@ class Writer:
         one = self.world.relations[author.pick(list(self.world.relations))]
         event = one.key.split()[0]
         templates = self.templates["unvalued"].get(one.key)
+        word = event
         if event in PAST:
             templates = self.templates["unvalued"]["event"]
+        elif event == "graded":
+            templates, word = self.templates["unvalued"]["graded"], one.key.split()[1]
         elif not templates or author.chance(0.3):
             templates = self.templates["unvalued"]["any"]
         name, _ = self._subject()
@@ -252,7 +255,7 @@ class Writer:
             r=author.pick(one.nouns or ("place",)),
             o=author.pick(self.others),
             o2=author.pick(self.others),
-            d=event,
+            d=word,
         )
 
     def _mention(self) -> str:

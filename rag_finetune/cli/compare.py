@@ -260,8 +260,9 @@ def _evaluators(
     def by(evaluate: "Callable[..., Evaluation]", model: str) -> "Callable[[str], Evaluation]":
         return lambda name: evaluate(load(model), **asked(name), progress=True)
 
-    def closed_book(rag: "Rag", n_docs: int | None, **shown: Any) -> "Evaluation":
-        return evaluate_closed_book(rag, **shown)
+    def closed_book(rag: "Rag", n_docs: int, batch_size: int, **shown: Any) -> "Evaluation":
+        # One context a question: in the memory of the other rows, n_docs times as many questions.
+        return evaluate_closed_book(rag, batch_size=batch_size * n_docs, **shown)
 
     before, after = args.starting_model, args.model_name_or_path
     former: dict[str, dict[str, Any]] = {}
