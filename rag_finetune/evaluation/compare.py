@@ -31,7 +31,7 @@ ANSWERS = {"exact_match": ("exact", "match"), "f1": ("", "F1")}  # headings of t
 RECALL = {"recall@1": ("rec", "@1"), "recall@5": ("all   ", "@5")}
 ANSWER_RECALL = {"answer_recall@1": ("answ. ", "@1"), "answer_recall@5": ("recall", "@5")}
 INPUTS = "inputs.json"
-MARK = {"made by": "rag-finetune compare"}  # the folder is ours; run_rag_sequence.sh looks for it
+MARK = {"made by": "rag-finetune compare"}  # the folder is ours
 EXAMPLES = 5
 SNIPPET = 60  # characters of a passage that are shown
 
