@@ -7,7 +7,8 @@
 #   ./run_rag_sequence.sh -- --num_train_epochs 3 --n_docs 5
 #
 # Whatever follows -- is handed to `rag-finetune train`. Steps already done in OUTPUT_DIR are skipped, an
-# interrupted training goes on from its last checkpoint; remove a folder there to do its step again.
+# interrupted training goes on from its last checkpoint; remove a folder there to do its step again, and with
+# it those of the later steps.
 # run_rag_token.sh is the same with RAG-Token. Variables, each with its default:
 #
 #   PASSAGES          the knowledge base: a file or a folder          data/elements/passages.tsv
@@ -28,6 +29,11 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
+model_type=rag_sequence
+if [ "${1:-}" = "--rag_token" ]; then # run_rag_token.sh says so
+    model_type=rag_token
+    shift
+fi
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
     sed -n '3,/^$/ s/^# \{0,1\}//p' "$here/run_rag_sequence.sh"
     exit 0
@@ -38,10 +44,10 @@ if [ $# -gt 0 ] && [ "$1" != "--" ]; then
 fi
 [ $# -eq 0 ] || shift
 
-model_type=${MODEL_TYPE:-rag_sequence}
 output=${OUTPUT_DIR:-runs/$model_type}
 processes=${NUM_PROCESSES:-1}
 other_passages=
+recipe=
 train_flags=(--model_type "$model_type")
 compare_flags=(--output_dir "$output/evaluation")
 
@@ -59,6 +65,12 @@ if [ -z "${PASSAGES:-}" ] && [ -n "${TRAIN_FILE:-}" ]; then
     echo "error: TRAIN_FILE is set and PASSAGES is not: which passages hold the answers?" >&2
     exit 2
 fi
+for name in PASSAGES TRAIN_FILE VALIDATION_FILE TEST_FILE; do
+    if [ -n "${!name:-}" ] && [ ! -e "${!name}" ]; then
+        echo "error: $name is '${!name}': no such file." >&2
+        exit 2
+    fi
+done
 
 test_files=("${TEST_FILE:-${VALIDATION_FILE:-${TRAIN_FILE:-}}}")
 if [ -z "${PASSAGES:-}" ]; then
@@ -79,7 +91,13 @@ if [ -z "${PASSAGES:-}" ]; then
         QUESTION_ENCODER=$starter/question_encoder
         CONTEXT_ENCODER=$starter/context_encoder
         GENERATOR=$starter/generator
-        train_flags+=(--config "$here/configs/elements.yaml")
+        case " $* " in
+        *" --config "* | *" --config="*) ;;
+        *)
+            recipe=$here/configs/elements.yaml
+            train_flags+=(--config "$recipe")
+            ;;
+        esac
         compare_flags+=(--batch_size 32) # networks so small have the room
         if [ ! -e "$GENERATOR/config.json" ]; then
             echo "error: the starter model is not here: $GENERATOR/config.json is missing. Make it with" \
@@ -88,6 +106,7 @@ if [ -z "${PASSAGES:-}" ]; then
         fi
     fi
 fi
+path_before=$PATH
 # shellcheck source=.ci/environment.sh
 source "$here/.ci/environment.sh" all bm25s matplotlib
 
@@ -105,10 +124,50 @@ if [ -n "${VALIDATION_FILE:-}" ]; then
     train_flags+=(--validation_file "$VALIDATION_FILE")
 fi
 
-# What OUTPUT_DIR was made from: steps are skipped for the same inputs only.
-inputs=$(printf '%s\n' "MODEL_TYPE=$model_type" "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" \
-    "VALIDATION_FILE=${VALIDATION_FILE:-}" "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
-    "MODEL=${MODEL:-$question_encoder and $generator}" "flags of train: $*")
+# Nothing of OUTPUT_DIR/model may be lost that this script did not make.
+for name in "${MODEL:-}" "$question_encoder" "$context_encoder" "$generator"; do
+    if [ -d "$name" ] && [ -d "$output/model" ]; then
+        case "$(cd "$name" && pwd -P)/" in
+        "$(cd "$output/model" && pwd -P)"/*)
+            echo "error: $name lies in $output/model, where the result is to go. Choose another OUTPUT_DIR." >&2
+            exit 2
+            ;;
+        esac
+    fi
+done
+if [ -e "$output/model" ] && [ ! -e "$output/inputs.txt" ]; then
+    echo "error: $output/model is not of this script. Choose another OUTPUT_DIR, or move it." >&2
+    exit 2
+fi
+
+# What OUTPUT_DIR was made from, by name and content: steps are skipped for the same inputs only.
+sha256=(sha256sum)
+command -v sha256sum >/dev/null || sha256=(shasum -a 256) # macOS
+contents() { # of the file or folder $1, where it is one; what follows are conditions for `find`
+    [ ! -e "$1" ] || echo "contents of $1: $(find -L "$@" -type f -exec "${sha256[@]}" {} + |
+        LC_ALL=C sort | "${sha256[@]}" | cut -c 1-16)"
+}
+list_inputs() {
+    printf '%s\n' "MODEL_TYPE=$model_type" "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" \
+        "VALIDATION_FILE=${VALIDATION_FILE:-}" "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
+        "MODEL=${MODEL:-$question_encoder and $generator}" "flags of train: $*"
+    local name
+    for name in "$PASSAGES" "$other_passages"; do
+        contents "$name" ! -name '.*'
+    done
+    for name in "$TRAIN_FILE" "${VALIDATION_FILE:-}" "${test_files[@]}"; do
+        contents "$name"
+        contents "${name%.source}.target"
+    done
+    for name in "$recipe" "$@"; do # of the flags, those that name a file, as --config does
+        [ ! -f "${name#--*=}" ] || contents "${name#--*=}"
+    done
+    for name in "$context_encoder" "${MODEL:-$question_encoder}" "${MODEL:-$generator}"; do
+        contents "$name" -maxdepth 2 \( -name '*.json' -o -name '*.txt' -o -name '*.model' \
+            -o -name '*.safetensors' -o -name '*.bin' \)
+    done
+}
+inputs=$(list_inputs "$@")
 if [ -e "$output/inputs.txt" ] && [ "$inputs" != "$(cat "$output/inputs.txt")" ]; then
     echo "error: $output was made from other inputs. Choose another OUTPUT_DIR, or remove that folder." >&2
     { diff "$output/inputs.txt" <(echo "$inputs") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
@@ -117,23 +176,28 @@ fi
 mkdir -p "$output"
 echo "$inputs" >"$output/inputs.txt"
 
-# Before a step is done anew: what was measured is of something that will no longer be there.
-drop_evaluation() {
-    if grep -qs '"made by": "rag-finetune compare"' "$output/evaluation/inputs.json"; then
-        rm -rf "$output/evaluation"
+require_nothing_later() { # before $1 is made anew: the folders that follow were made from the former one
+    local made=$1 folder later=
+    shift
+    for folder; do
+        [ ! -e "$folder" ] || later+=" $folder"
+    done
+    if [ -n "$later" ]; then
+        echo "error: $made is to be made anew, and what came of the former one is there. Remove$later too." >&2
+        exit 2
     fi
 }
 
-make_index() { # of the passages $1, in the folder $2
+make_index() { # of the passages $1, in the folder $2; what follows are the folders of later steps
     if [ -e "$2/manifest.json" ]; then
         echo "1/4 index: $2 is there, skipped."
         return
     fi
-    drop_evaluation
+    require_nothing_later "${@:2}"
     echo "1/4 index: $1 to $2, encoded by $context_encoder."
     python -m rag_finetune index --passages "$1" --context_encoder "$context_encoder" --output_dir "$2"
 }
-make_index "$PASSAGES" "$output/index"
+make_index "$PASSAGES" "$output/index" "$output/assembled" "$output/model"
 [ -z "$other_passages" ] || make_index "$other_passages" "$output/index_counterfactual"
 
 start=${MODEL:-$output/assembled}
@@ -142,7 +206,7 @@ if [ -n "${MODEL:-}" ]; then
 elif [ -e "$output/assembled/config.json" ]; then
     echo "2/4 assemble: $output/assembled is there, skipped."
 else
-    drop_evaluation
+    require_nothing_later "$output/assembled" "$output/model"
     echo "2/4 assemble: $question_encoder and $generator as $model_type to $output/assembled."
     python -m rag_finetune assemble --question_encoder "$question_encoder" --generator "$generator" \
         --model_type "$model_type" --index "$output/index" --questions "$TRAIN_FILE" --output_dir "$output/assembled"
@@ -151,7 +215,6 @@ fi
 if [ -e "$output/model/train_results.json" ]; then
     echo "3/4 train: $output/model is there, skipped."
 else
-    drop_evaluation
     echo "3/4 train: on $TRAIN_FILE, $processes process(es), to $output/model."
     if compgen -G "$output/model/checkpoint-*/trainer_state.json" >/dev/null; then
         echo "    An earlier training was interrupted: going on from its last checkpoint."
@@ -177,6 +240,14 @@ fi
 if [ -z "${TEST_FILE:-}${VALIDATION_FILE:-}" ]; then
     echo "Neither TEST_FILE nor VALIDATION_FILE is given: the table is of the questions trained on."
 fi
+for made in "$output/index/manifest.json" "$output/index_counterfactual/manifest.json" \
+    "$output/model/train_results.json"; do
+    # What was measured is of something that is no longer there.
+    if [ -e "$output/evaluation/inputs.json" ] && [ "$made" -nt "$output/evaluation/inputs.json" ]; then
+        compare_flags+=(--overwrite)
+        break
+    fi
+done
 echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; what is there is kept."
 python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
     --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \
@@ -196,4 +267,7 @@ if [ -e "$output/model/training.png" ]; then
 fi
 tell "$output/evaluation" "every answer with its passages, every figure"
 echo
+if [ "$PATH" != "$path_before" ]; then
+    echo "First, in this shell: . $VIRTUAL_ENV/bin/activate"
+fi
 echo "Ask it: rag-finetune predict --model_name_or_path $output/model --questions FILE, or - for stdin"

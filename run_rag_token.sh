@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Like run_rag_sequence.sh, which explains the variables, with RAG-Token in place of RAG-Sequence.
 set -euo pipefail
-MODEL_TYPE=rag_token exec "$(dirname "$0")/run_rag_sequence.sh" "$@"
+exec "$(dirname "$0")/run_rag_sequence.sh" --rag_token "$@"

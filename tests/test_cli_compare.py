@@ -111,6 +111,45 @@ def test_other_flags_are_refused_or_replace_what_is_there(tmp_path):
     assert (tmp_path / "out/mine.txt").read_text() == "kept"
 
 
+def test_the_size_of_a_batch_is_no_input(tmp_path, monkeypatch):
+    words = ["--max_new_tokens", "2"]
+    first = ok(*compare_words(tmp_path / "out", *words, "--batch_size", "4"))
+    monkeypatch.setattr("rag_finetune.rag.checkpoint.load_rag", None)
+    again = ok(*compare_words(tmp_path / "out", *words, "--batch_size", "3"))
+    assert first.out.endswith(again.out)
+
+
+def wrong_words(tmp_path, wrong):
+    """Words that are found to be wrong only when something is loaded, with the message."""
+    nowhere = tmp_path / "nowhere"
+    if wrong == "index":
+        return ["--index", nowhere], str(nowhere)
+    if wrong == "other_index":
+        rows = json.loads((tiny_job() / "train.json").read_text())
+        rows = [{**row, "id": str(number), "answers": ["x"]} for number, row in enumerate(rows)]
+        (tmp_path / "edition.json").write_text(json.dumps(rows))
+        words = ["--other_index", nowhere, "--other_file", tmp_path / "edition.json"]
+        return words, str(nowhere)
+    if wrong == "starting_model":
+        return ["--starting_model", nowhere, "--index", learnt_checkpoint() / "index"], str(nowhere)
+    (tmp_path / "bare.json").write_text('[{"question": "Who?"}]')
+    return [f"--{wrong}", tmp_path / "bare.json"], "bare.json"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["eval_files", "train_file", "index", "other_index", "starting_model"]
+)
+def test_what_cannot_be_loaded_leaves_nothing_and_takes_nothing_away(tmp_path, compared, wrong):
+    words, named = wrong_words(tmp_path, wrong)
+    message = error_of(*compare_words(tmp_path / "out", *words))
+    assert named in message
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(compared[0] / "out", tmp_path / "out")
+    before = files_under(tmp_path / "out")
+    assert error_of(*compare_words(tmp_path / "out", *words, "--overwrite")) == message
+    assert files_under(tmp_path / "out") == before
+
+
 def test_inputs_count_by_content_and_not_by_spelling_or_time(tmp_path, monkeypatch):
     copy = tmp_path / "model"
     shutil.copytree(learnt_checkpoint(), copy)

@@ -10,6 +10,7 @@ from rag_finetune.evaluation.compare import (
     examples,
     fill,
     missing_rows,
+    save_inputs,
     snippet,
     swap_report,
 )
@@ -54,6 +55,22 @@ def test_the_table_has_the_sets_side_by_side_and_a_dash_for_what_is_unknown(tmp_
         "                            match    F1    @1    @5   match    F1    @1    @5",
         "most frequent answer          4.4  50.0     –     –     0.0  50.0     –     –",
         "fine-tuned RAG               92.5  50.0  25.0 100.0   100.0  50.0  25.0 100.0",
+    ]
+
+
+def test_without_gold_passages_the_recall_of_the_answers_is_shown_under_its_own_name(tmp_path):
+    answers = {"answer_recall@1": 0.5, "answer_recall@5": 0.75}
+    save_evaluation(result(0.044), tmp_path / "mine/most_frequent")
+    save_evaluation(result(0.925, **answers), tmp_path / "mine/fine_tuned")
+    save_evaluation(result(0.0), tmp_path / "gold/most_frequent")
+    gold = {"recall@1": 0.25, "recall@5": 1.0}
+    save_evaluation(result(1.0, **answers, **gold), tmp_path / "gold/fine_tuned")
+    table = comparison_table(tmp_path, ["mine", "gold"], ["most_frequent", "fine_tuned"])
+    assert table.splitlines()[1:] == [
+        "                            exact      answ. recall   exact         recall",
+        "                            match    F1    @1    @5   match    F1    @1    @5",
+        "most frequent answer          4.4  50.0     –     –     0.0  50.0     –     –",
+        "fine-tuned RAG               92.5  50.0  50.0  75.0   100.0  50.0  25.0 100.0",
     ]
 
 
@@ -139,6 +156,8 @@ def test_a_short_passage_is_shown_whole():
 
 def test_a_comparison_of_other_inputs_is_refused_by_what_differs(tmp_path):
     check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 5})
+    assert not (tmp_path / "c").exists()
+    save_inputs(tmp_path / "c", {"--index": None, "--n_docs": 5})
     check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 5})
     with pytest.raises(ValueError, match=r"of other inputs; --n_docs differ\. .* --overwrite"):
         check_inputs(tmp_path / "c", {"--index": None, "--n_docs": 4})

@@ -388,9 +388,7 @@ def test_the_first_answer_stands_in_every_positive_passage(passages, questions, 
         assert question["positive_ids"], question
         for id in question["positive_ids"]:
             row = passages[edition][id]
-            assert question["answers"][0] in f"{row['title']} {row['text']}" or any(
-                answer in row["text"] for answer in question["answers"]
-            ), question
+            assert question["answers"][0] in f"{row['title']} {row['text']}", question
             assert has_answer(row["text"], question["answers"]), question
 
 

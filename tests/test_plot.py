@@ -33,6 +33,15 @@ def test_the_picture_has_a_panel_for_losses_and_one_for_figures(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.png", "losses.png"]
 
 
+def test_the_titles_hold_for_every_kind_of_loss(tmp_path, monkeypatch):
+    titles = []
+    from matplotlib.axes import Axes
+
+    monkeypatch.setattr(Axes, "set_title", lambda axes, title: titles.append(title))
+    assert plot_history(HISTORY, tmp_path / "both.png")
+    assert titles == ["loss", "on the validation questions"]  # summed or mean, weighted or not
+
+
 def test_nothing_logged_makes_no_picture(tmp_path):
     assert not plot_history([{"step": 1, "train_runtime": 1.0}], tmp_path / "none.png")
     assert not list(tmp_path.iterdir())

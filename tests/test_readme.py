@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 # What the blocks of these languages are for: `text` shows the user's own file names.
 LANGUAGES = {"bash", "python", "json", "text"}
+FIRST_RUN = re.compile(r"^(\./run_rag_sequence\.sh)$", re.M)
 
 
 def blocks(language: str) -> list[str]:
@@ -45,6 +46,10 @@ def test_every_block_is_of_a_kind_that_is_tested():
     assert {language for language, _ in BLOCKS} == LANGUAGES
 
 
+def test_the_first_run_is_found_where_it_is_to_be_shortened():
+    assert [len(FIRST_RUN.findall(body)) for body in blocks("bash")].count(1) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_commands_and_the_python_run_in_order(checkout):
@@ -55,7 +60,7 @@ def test_the_commands_and_the_python_run_in_order(checkout):
             # Neither the tests nor the benchmarks are run: what make would do must be there.
             body = re.sub("^make ", "make -n ", body, flags=re.M)
             # The first run in half of its steps: what it reaches stands in the configuration.
-            body = re.sub(r"^(./run_rag_sequence.sh)$", r"\1 -- --max_steps 125", body, flags=re.M)
+            body = FIRST_RUN.sub(r"\1 -- --max_steps 125", body)
             printed.append(run(["bash", "-euo", "pipefail", "-c", body], checkout))
         elif language == "python":
             printed.append(run([sys.executable, "-c", body], checkout))

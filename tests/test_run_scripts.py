@@ -63,7 +63,19 @@ def run(tmp_path, monkeypatch):
 def own(tmp_path):
     """The variables of somebody with files and networks of their own."""
     names = ("PASSAGES", "TRAIN_FILE", "QUESTION_ENCODER", "CONTEXT_ENCODER", "GENERATOR")
+    for name in ("passages", "train_file"):
+        (tmp_path / name).write_text(name)
     return {name: name.lower() for name in names} | {"OUTPUT_DIR": "out"}
+
+
+STEPS = ("index/manifest.json", "assembled/config.json", "model/train_results.json")
+
+
+@pytest.fixture
+def begun(run, own, tmp_path):
+    """What a run with these variables notes in its folder, which its first step has not left."""
+    assert run(SEQUENCE, **own).returncode == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs.txt"]
 
 
 def leave(tmp_path, *names):
@@ -99,6 +111,19 @@ def test_passages_and_questions_belong_together(run, given):
     assert f"{given} is set and " in done.stderr
 
 
+@pytest.mark.parametrize("name", ["PASSAGES", "TRAIN_FILE", "VALIDATION_FILE", "TEST_FILE"])
+def test_a_file_that_is_not_there_is_said_before_anything_is_made(run, own, tmp_path, name):
+    done = run(SEQUENCE, **(own | {name: "mistyped.json"}))
+    assert (done.returncode, done.calls) == (2, [])
+    assert f"error: {name} is 'mistyped.json': no such file." in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_head_is_that_of_the_script_and_not_of_the_environment(run, own):
+    done = run(SEQUENCE, MODEL_TYPE="bart", **own)
+    assert "--model_type rag_sequence " in done.calls[1]
+
+
 def test_the_steps_are_run_in_order(run, own):
     done = run(SEQUENCE, "--", "--n_docs", "3", **own)
     assert done.returncode == 0, done.stderr
@@ -124,7 +149,7 @@ def test_the_last_lines_name_only_what_is_there(run, own, tmp_path):
     bare = run(SEQUENCE, **own)
     assert "\nout/model " in bare.stdout
     assert "training.png" not in bare.stdout and "can be moved" not in bare.stdout
-    leave(tmp_path, "model/index/manifest.json", "model/training.png", "model/train_results.json")
+    leave(tmp_path, *STEPS, "model/index/manifest.json", "model/training.png")
     whole = run(SEQUENCE, **own)
     assert "\nout/model/training.png " in whole.stdout
     assert "tokenizers and index: one folder that can be moved" in whole.stdout
@@ -137,8 +162,9 @@ def test_the_other_script_trains_rag_token(run, own):
     assert "--model_type rag_token" in done.calls[2]
 
 
+@pytest.mark.usefixtures("begun")
 def test_steps_already_done_are_skipped_and_the_table_shown(run, own, tmp_path):
-    leave(tmp_path, "index/manifest.json", "assembled/config.json", "model/train_results.json")
+    leave(tmp_path, *STEPS, "evaluation/inputs.json")
     done = run(SEQUENCE, **own)
     assert done.returncode == 0, done.stderr
     [call] = done.calls
@@ -146,21 +172,56 @@ def test_steps_already_done_are_skipped_and_the_table_shown(run, own, tmp_path):
     assert "--overwrite" not in call
 
 
-@pytest.mark.parametrize("redone", ["index/manifest.json", "assembled/config.json", "model"])
-def test_a_step_done_anew_takes_the_old_comparison_away_before_it(run, own, tmp_path, redone):
-    there = ["index/manifest.json", "assembled/config.json", "model/train_results.json"]
-    leave(tmp_path, *(name for name in there if not name.startswith(redone)))
-    leave(tmp_path, "evaluation/inputs.json")
-    # Ended where the step begins: a second run would find the step done.
-    (tmp_path / "tools" / "python").write_text(STAND_IN.replace("echo >>", "exit 3; echo >>"))
-    assert run(SEQUENCE, **own).returncode == 3
-    assert (tmp_path / "out/evaluation/inputs.json").exists()  # not known as ours
-    inputs = {"made by": "rag-finetune compare"}
-    (tmp_path / "out/evaluation/inputs.json").write_text(json.dumps(inputs))
-    assert run(SEQUENCE, **own).returncode == 3
-    assert not (tmp_path / "out/evaluation").exists()
+@pytest.mark.usefixtures("begun")
+@pytest.mark.parametrize("redone", ["index/manifest.json", "model/train_results.json"])
+def test_what_is_newer_than_its_comparison_is_compared_anew(run, own, tmp_path, redone):
+    leave(tmp_path, *STEPS, "evaluation/inputs.json", "evaluation/mine.txt")
+    os.utime(tmp_path / "out/evaluation/inputs.json", (1, 1))
+    for name in STEPS:
+        os.utime(tmp_path / "out" / name, (2, 2) if name == redone else (0, 0))
+    done = run(SEQUENCE, **own)
+    assert [call.endswith("--overwrite ") for call in done.calls] == [True]
+    assert (tmp_path / "out/evaluation/mine.txt").exists()
 
 
+@pytest.mark.usefixtures("begun")
+@pytest.mark.parametrize(
+    ("removed", "later"), [("index", "out/assembled out/model"), ("assembled", "out/model")]
+)
+def test_a_step_is_not_done_anew_before_what_came_of_it_is_removed(
+    run, own, tmp_path, removed, later
+):
+    leave(tmp_path, *STEPS)
+    shutil.rmtree(tmp_path / "out" / removed)
+    done = run(SEQUENCE, **own)
+    assert (done.returncode, done.calls) == (2, [])
+    assert f"error: out/{removed} is to be made anew" in done.stderr
+    assert f"Remove {later} too." in done.stderr
+    assert (tmp_path / "out/model/train_results.json").exists()
+
+
+def test_a_model_of_somebody_else_is_not_removed(run, own, tmp_path):
+    leave(tmp_path, "model/model.safetensors")
+    done = run(SEQUENCE, **own)
+    assert (done.returncode, done.calls) == (2, [])
+    assert "error: out/model is not of this script. Choose another OUTPUT_DIR" in done.stderr
+    assert (tmp_path / "out/model/model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("begun")
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [("MODEL", "model"), ("MODEL", "model/checkpoint-4"), ("GENERATOR", "model/generator")],
+)
+def test_a_network_cannot_lie_where_the_result_is_to_go(run, own, tmp_path, variable, folder):
+    leave(tmp_path, f"{folder}/config.json")
+    done = run(SEQUENCE, **(own | {variable: f"./out/{folder}/"}))
+    assert (done.returncode, done.calls) == (2, [])
+    assert f"./out/{folder}/ lies in out/model, where the result is to go" in done.stderr
+    assert (tmp_path / "out" / folder / "config.json").exists()
+
+
+@pytest.mark.usefixtures("begun")
 def test_an_interrupted_training_goes_on(run, own, tmp_path):
     leave(
         tmp_path,
@@ -171,14 +232,65 @@ def test_an_interrupted_training_goes_on(run, own, tmp_path):
     assert "--resume_from_checkpoint latest" in run(SEQUENCE, **own).calls[0]
 
 
-def test_a_folder_made_from_other_inputs_is_refused_and_the_difference_shown(run, own):
+def test_a_folder_made_from_other_inputs_is_refused_and_the_difference_shown(run, own, tmp_path):
     assert run(SEQUENCE, **own).returncode == 0
     again = run(SEQUENCE, **own)
     assert again.returncode == 0, again.stderr
+    (tmp_path / "other.tsv").write_text("x")
     other = run(SEQUENCE, **{**own, "PASSAGES": "other.tsv"})
     assert other.returncode == 2
     assert "was made from other inputs. Choose another OUTPUT_DIR" in other.stderr
     assert "now:  PASSAGES=other.tsv" in other.stderr
+
+
+INPUTS = (
+    "passages train.source train.target v.json t.json mine.yaml question_encoder/config.json "
+    "context_encoder/1_Pooling/config.json generator/model.safetensors"
+).split()
+
+
+@pytest.mark.parametrize("changed", INPUTS)
+def test_inputs_of_the_same_names_and_another_content_are_refused(run, own, tmp_path, changed):
+    own |= {"TRAIN_FILE": "train.source", "VALIDATION_FILE": "v.json", "TEST_FILE": "t.json"}
+    words = ("--", "--config", "mine.yaml")
+    for name in INPUTS:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    assert run(SEQUENCE, *words, **own).returncode == 0
+    os.utime(tmp_path / changed, (1, 1))  # its content is the same
+    assert run(SEQUENCE, *words, **own).returncode == 0
+    (tmp_path / changed).write_text("changed")
+    done = run(SEQUENCE, *words, **own)
+    assert (done.returncode, done.calls) == (2, [])
+    name = changed.split("/")[0]
+    assert f"then: contents of {name}: " in done.stderr
+    assert f"now:  contents of {name}: " in done.stderr
+    assert done.stderr.count("now:") == 1
+
+
+def test_a_folder_of_passages_counts_with_all_that_is_in_it(run, own, tmp_path):
+    page = tmp_path / "docs/deep/er/page.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("one")
+    own |= {"PASSAGES": "docs"}
+    assert run(SEQUENCE, **own).returncode == 0
+    (tmp_path / "docs/.DS_Store").write_text("hidden files are none of them")
+    assert run(SEQUENCE, **own).returncode == 0
+    page.write_text("two")
+    assert "now:  contents of docs: " in run(SEQUENCE, **own).stderr
+
+
+def test_the_recipe_and_the_starter_of_the_default_are_inputs_too(run, clone):
+    changed = ("configs/elements.yaml", "data/starter/generator/config.json")
+    for name in changed:
+        assert run(clone / SEQUENCE.name).returncode == 0
+        before = (clone / name).read_text()
+        (clone / name).write_text(f"{before}\n")
+        done = run(clone / SEQUENCE.name)
+        assert (done.returncode, done.calls) == (2, [])
+        assert done.stderr.count("now:") == 1
+        (clone / name).write_text(before)
 
 
 def test_a_folder_of_the_other_head_is_refused(run, own):
@@ -197,6 +309,7 @@ def test_an_environment_without_what_the_table_needs_is_not_taken(run, own, tmp_
     assert (done.returncode, done.calls) == (1, [])
 
 
+@pytest.mark.usefixtures("begun")
 def test_a_training_that_left_no_whole_checkpoint_starts_anew(run, own, tmp_path):
     leave(
         tmp_path, "index/manifest.json", "assembled/config.json", "model/checkpoint-4/config.json"
@@ -233,22 +346,26 @@ def test_an_encoder_that_is_no_half_of_a_pair_encodes_the_passages_too(run, own)
     assert "question_encoder encodes the passages too" in done.stdout
 
 
-def test_the_files_for_validation_and_test_are_used(run, own):
+def test_the_files_for_validation_and_test_are_used(run, own, tmp_path):
+    for name in ("v.json", "t.json"):
+        (tmp_path / name).write_text("[]")
     done = run(SEQUENCE, VALIDATION_FILE="v.json", TEST_FILE="t.json", **own)
     assert "--validation_file v.json" in done.calls[2]
     assert "--eval_files t.json --output_dir" in done.calls[3]
     assert "trained on" not in done.stdout
 
 
-def test_the_validation_questions_are_tested_on_when_no_others_are_given(run, own):
+def test_the_validation_questions_are_tested_on_when_no_others_are_given(run, own, tmp_path):
+    (tmp_path / "v.json").write_text("[]")
     assert (
         "--eval_files v.json --output_dir"
         in run(SEQUENCE, VALIDATION_FILE="v.json", **own).calls[3]
     )
 
 
-def test_the_hub_names_are_the_defaults_for_own_passages(run):
-    done = run(SEQUENCE, PASSAGES="p.tsv", TRAIN_FILE="t.json")
+def test_the_hub_names_are_the_defaults_for_own_passages(run, own):
+    files = {name: own[name] for name in ("PASSAGES", "TRAIN_FILE")}
+    done = run(SEQUENCE, **files)
     assert "--context_encoder facebook/dpr-ctx_encoder-single-nq-base" in done.calls[0]
     assert "--question_encoder facebook/dpr-question_encoder-single-nq-base" in done.calls[1]
     assert "--generator facebook/bart-base" in done.calls[1]
@@ -300,7 +417,16 @@ def test_the_default_is_the_starter_model_on_the_elements(run, clone):
     assert "trained on" not in done.stdout
 
 
-def test_another_model_on_the_elements_goes_by_its_own_recipe(run, clone):
+def test_a_recipe_of_ones_own_takes_the_place_of_ours(run, clone, tmp_path):
+    (tmp_path / "mine.yaml").write_text("max_steps: 3\n")
+    for words in (["--config", "mine.yaml"], ["--config=mine.yaml"]):
+        done = run(clone / SEQUENCE.name, "--", *words, OUTPUT_DIR=f"of_{len(words)}")
+        train = done.calls[3]
+        assert train.count("--config") == 1 and train.endswith(f"{' '.join(words)} ")
+
+
+def test_another_model_on_the_elements_goes_by_its_own_recipe(run, clone, tmp_path):
+    (tmp_path / "t.json").write_text("[]")
     done = run(clone / SEQUENCE.name, MODEL="facebook/rag-sequence-nq", TEST_FILE="t.json")
     assert "data/starter" not in "".join(done.calls)
     assert "--config" not in "".join(done.calls)
@@ -326,6 +452,19 @@ def test_the_kinds_of_the_elements_questions_are_their_fields(run, clone):
     questions = json.loads((ROOT / "data/elements/train.json").read_text())
     kinds = {kind_of(question["id"]) for question in questions}
     assert len(kinds) == 17 and "" not in kinds
+
+
+def test_an_environment_that_is_not_active_is_named_before_what_needs_it(run, own, tmp_path):
+    active = run(SEQUENCE, **own)
+    assert active.stdout.splitlines()[-1].startswith("Ask it: rag-finetune predict ")
+    assert "activate" not in active.stdout
+    made = tmp_path / "venv"
+    (made / "bin").mkdir(parents=True)
+    shutil.copy(tmp_path / "tools/python", made / "bin/python")
+    (made / ".installed").write_text("")
+    done = run(SEQUENCE, VENV="venv", **own)
+    assert done.returncode == 0, done.stderr
+    assert f"\nFirst, in this shell: . {made}/bin/activate\nAsk it: " in done.stdout
 
 
 def test_a_failing_step_ends_the_script(run, own, tmp_path):

@@ -205,8 +205,10 @@ def generator_loss(model: Any, contexts: Tensor, labels: Tensor, real: Tensor) -
     return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=PAD)
 
 
-def train_generator(save: Callable[[Any, PreTrainedTokenizerFast], None], seed: int) -> None:
-    """Train a generator from nothing; save it with its tokenizer now and then, and at the end."""
+def train_generator(
+    save: Callable[[Any, PreTrainedTokenizerFast], None], seed: int
+) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Train a generator from nothing; it and its tokenizer are given to save now and then, too."""
     torch.manual_seed(seed)
     tokenizer = wrap(learn_tokenizer(VOCABULARY, seed, wide=False), pairs=False)
     model = new_generator(len(tokenizer))
@@ -216,6 +218,7 @@ def train_generator(save: Callable[[Any, PreTrainedTokenizerFast], None], seed: 
             change_vocabulary(model, tokenizer, other)
             tokenizer = other
         train_round(model, tokenizer, part, save, seed + 1 + 10 * number)
+    return model, tokenizer
 
 
 def train_round(

@@ -18,33 +18,31 @@ FOLDERS = ("question_encoder", "context_encoder", "generator")
 WORLDS, SUBJECTS, QUESTIONS = 40, 8, 500
 
 
-def unseen_sheets(
-    worlds: int = WORLDS, subjects: int = SUBJECTS, questions: int = QUESTIONS, seed: int = UNSEEN
-) -> tuple[list[Passage], list[tuple[Question, list[int]]]]:
-    """Fact sheets of new worlds, and questions with the rows of the passages that answer them."""
-    author = Author(seed)
+def unseen_sheets() -> tuple[list[Passage], list[tuple[Question, list[int]]]]:
+    """Plain fact sheets of new worlds; questions with the rows of the passages that answer them."""
+    author = Author(UNSEEN)
     passages: list[Passage] = []
     asked: list[tuple[Question, list[int]]] = []
-    for _ in range(worlds):
-        high = author.random.randint(20, 90)  # words of the longest passage, as in training
-        world = author.world(subjects, author.random.randint(2, max(4, high // 5)))
+    for _ in range(WORLDS):
+        high = author.random.randint(20, 90)  # words of the longest passage
+        world = author.world(SUBJECTS, author.random.randint(2, max(4, high // 5)))
         first, parts = len(passages), -(-len(world.relations) // max(2, high // 10))
         for subject in world.subjects:
             passages += world.passages(subject, parts, 10, high)
-        for fact in author.random.sample(sorted(world.values), questions // worlds + 1):
+        for fact in author.random.sample(sorted(world.values), QUESTIONS // WORLDS + 1):
             rows = [row for row, page in enumerate(passages) if row >= first and fact in page.facts]
             if rows:
                 asked.append((world.question(fact, author.chance(0.08)), rows))
-    return passages, asked[:questions]
+    return passages, asked[:QUESTIONS]
 
 
-def read_gold(generator: Path, count: int = QUESTIONS, seed: int = UNSEEN) -> float:
+def read_gold(generator: Path) -> float:
     """Share of questions answered (greedy, exact match) with the right passage given."""
     from reading import context, read
 
     from rag_finetune.metrics.text import exact_match_score
 
-    passages, asked = unseen_sheets(questions=count, seed=seed)
+    passages, asked = unseen_sheets()
     model, tokenizer = load_generator(generator)
     texts = [context(passages[rows[0]], question) for question, rows in asked]
     answers = read(model, tokenizer, texts)
@@ -83,13 +81,11 @@ def write_sheets(folder: Path) -> tuple[Path, Path]:
 def end_to_end(starter: Path, folder: Path, passages: Path, questions: Path) -> dict[str, float]:
     """Index the passages, assemble a RAG-Sequence checkpoint, evaluate it on the questions."""
     index, model, result = folder / "index", folder / "assembled", folder / "evaluation"
-    if not index.exists():
-        command("index", passages=passages, context_encoder=starter / "context_encoder",
-                output_dir=index)  # fmt: skip
-        command("assemble", question_encoder=starter / "question_encoder",
-                generator=starter / "generator", model_type="rag_sequence",
-                output_dir=model)  # fmt: skip
-    result = folder / f"evaluation_{questions.stem}"
+    command("index", passages=passages, context_encoder=starter / "context_encoder",
+            output_dir=index)  # fmt: skip
+    command("assemble", question_encoder=starter / "question_encoder",
+            generator=starter / "generator", model_type="rag_sequence",
+            output_dir=model)  # fmt: skip
     command("evaluate", model_name_or_path=model, index=index, eval_file=questions,
             output_dir=result)  # fmt: skip
     metrics = json.loads((result / "metrics.json").read_text(encoding="utf-8"))

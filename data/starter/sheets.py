@@ -120,7 +120,7 @@ class World:
     Attributes:
         subjects: their names.
         relations: by key.
-        values: (subject, key) → value; no value of a relation occurs twice.
+        values: (subject, key) → value; now and then one is that of the first subject.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class World:
         for key, one in self.relations.items():
             for subject in self.subjects:
                 value = author.value(one.kind)
-                if key.split()[0] != "year" and subject != self.subjects[0] and author.chance(0.05):
+                if subject != self.subjects[0] and author.chance(0.05):
                     value = self.values[self.subjects[0], key]
                 self.values[subject, key] = value
 

@@ -1,4 +1,4 @@
-"""The byte-level tokenizer that question encoder, context encoder and generator share.
+"""Byte-level tokenizers: one for both encoders, others for the generator as it learns.
 
 A capital letter is written as a mark and the small letter, so that "Iron" and "iron" are the same
 token but for the mark. A word in brackets or quotes is the same token as one after a space, and a

@@ -2,11 +2,13 @@
 
     python data/starter/train_starter.py OUTPUT
 
-Writes question_encoder/, context_encoder/, generator/ and scores.json into OUTPUT.
+Writes question_encoder/, context_encoder/, generator/ and scores.json into OUTPUT. What the
+generator has learnt so far stands in generator.unfinished/ until its training ends.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,24 @@ from transformers.utils import logging
 SEED = 20
 VOCABULARY = 4000  # of the encoders
 PARTS = ("encoders", "generator", "scores")
+
+
+def save(model: Any, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write a network in half precision with its tokenizer: a whole folder, or none."""
+    tokenizer.backend_tokenizer.no_padding()  # the last batch left both in it
+    tokenizer.backend_tokenizer.no_truncation()
+    halves: dict[int, torch.Tensor] = {}  # shared weights stay shared
+    state = {
+        key: halves.setdefault(weight.data_ptr(), weight.half())
+        for key, weight in model.state_dict().items()
+    }
+    staged = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged, state_dict=state)  # loaded as float32 again
+    tokenizer.save_pretrained(staged)
+    if folder.exists():
+        shutil.rmtree(folder)
+    staged.rename(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,24 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     logging.disable_progress_bar()
 
-    def save(model: Any, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-        tokenizer.backend_tokenizer.no_padding()  # the last batch left both in it
-        tokenizer.backend_tokenizer.no_truncation()
-        halves: dict[int, torch.Tensor] = {}  # shared weights stay shared
-        state = {
-            key: halves.setdefault(weight.data_ptr(), weight.half())
-            for key, weight in model.state_dict().items()
-        }
-        model.save_pretrained(args.output / name, state_dict=state)  # loaded as float32 again
-        tokenizer.save_pretrained(args.output / name)
-
     if "encoders" in args.parts:
         pairs = wrap(learn_tokenizer(VOCABULARY, SEED, wide=True), pairs=True)
         question_encoder, context_encoder = train_encoders(pairs, SEED)
-        save(question_encoder, "question_encoder", pairs)
-        save(context_encoder, "context_encoder", pairs)
+        save(question_encoder, args.output / "question_encoder", pairs)
+        save(context_encoder, args.output / "context_encoder", pairs)
     if "generator" in args.parts:
-        train_generator(lambda model, tokenizer: save(model, "generator", tokenizer), SEED)
+        unfinished = args.output / "generator.unfinished"
+        generator, tokenizer = train_generator(
+            lambda model, tokenizer: save(model, unfinished, tokenizer), SEED
+        )
+        save(generator, args.output / "generator", tokenizer)
+        shutil.rmtree(unfinished)
     if "scores" in args.parts:
         from scores import measure  # needs rag_finetune
 

@@ -27,6 +27,7 @@ from rag_finetune.evaluation.compare import (
     fill,
     is_comparison,
     missing_rows,
+    save_inputs,
     swap_report,
 )
 from rag_finetune.evaluation.identity import (
@@ -107,11 +108,17 @@ def main(argv: list[str]) -> int:
         require_usable_index(args.model_name_or_path, args.other_index)
     folder = Path(args.output_dir)
     _require_room(folder)
-    if args.overwrite:
-        _remove(folder)
-    check_inputs(folder, _inputs(args, options))
-    if missing_rows(folder, list(sets), list(ROWS)) or missing_rows(folder, list(others), [OTHER]):
+    inputs = _inputs(args, options)
+    if not args.overwrite:
+        check_inputs(folder, inputs)
+    missing = missing_rows(folder, list(sets), list(ROWS))
+    missing += missing_rows(folder, list(others), [OTHER])
+    if missing or args.overwrite:
+        # What is wrong with questions, models or indexes is said here, before anything is changed.
         evaluators = _evaluators(args, {**sets, **others}, kind_of, options)
+        if args.overwrite:
+            _remove(folder)
+        save_inputs(folder, inputs)
         fill(folder, list(sets), {row: evaluators[row] for row in ROWS})
         fill(folder, list(others), {OTHER: evaluators[OTHER]} if others else {})
         print()
@@ -189,7 +196,7 @@ def _inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, A
     inputs["--model_name_or_path"], inputs["--starting_model"] = map(identify_checkpoint, models)
     indexes = [args.index or own_index(model) for model in models]
     inputs["--index"] = [index and identify_index(index) for index in indexes]
-    return inputs | {f"--{name}": value for name, value in options.items()}
+    return inputs | {f"--{name}": options[name] for name in options if name != "batch_size"}
 
 
 def _former(tables: "Mapping[str, Dataset]") -> dict[str, dict[str, Any]]:
@@ -217,7 +224,7 @@ def _evaluators(
     kind_of: Callable[[str], str],
     options: dict[str, Any],
 ) -> dict[str, "Callable[[str], Evaluation]"]:
-    """How each row is evaluated; models and questions are loaded when they are first needed."""
+    """How each row is evaluated; all questions and models are loaded first, so as to fail early."""
     from rag_finetune.data.qa import load_questions
     from rag_finetune.evaluation.baselines import (
         evaluate_closed_book,
@@ -265,10 +272,16 @@ def _evaluators(
         return evaluate_closed_book(rag, batch_size=batch_size * n_docs, **shown)
 
     before, after = args.starting_model, args.model_name_or_path
+    for file in (args.train_file, *sets.values()):
+        questions(file)
     former: dict[str, dict[str, Any]] = {}
     if args.other_file:
         former = _former({file: questions(file) for file in args.eval_files})
-        changed_ids(questions(args.other_file), former)  # fails now rather than at the end
+        changed_ids(questions(args.other_file), former)
+    load(after)
+    load(before)
+    if args.other_index:
+        load(after, args.other_index)
 
     def other_index(name: str) -> "Evaluation":
         rag = load(after, args.other_index)

@@ -26,20 +26,18 @@ ROWS = {
 }
 OTHER = "other_index"  # no row of the table: the fine-tuned model, over other passages
 CELL = 6  # characters of a column
-COLUMNS = {  # over two lines; "recall" stands above two columns
-    "exact_match": ("exact", "match"),
-    "f1": ("", "F1"),
-    "recall@1": ("rec", "@1"),
-    "recall@5": ("all   ", "@5"),
-}
+ANSWERS = {"exact_match": ("exact", "match"), "f1": ("", "F1")}  # headings of two lines
+# Over both columns stands one heading. Where no gold passages are known, the other is measured.
+RECALL = {"recall@1": ("rec", "@1"), "recall@5": ("all   ", "@5")}
+ANSWER_RECALL = {"answer_recall@1": ("answ. ", "@1"), "answer_recall@5": ("recall", "@5")}
 INPUTS = "inputs.json"
-MARK = {"made by": "rag-finetune compare"}  # the folder is ours; run_rag_sequence.sh looks for it
+MARK = {"made by": "rag-finetune compare"}  # the folder is ours
 EXAMPLES = 5
 SNIPPET = 60  # characters of a passage that are shown
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder is one that `check_inputs` has written to."""
+    """Whether a folder is one that `save_inputs` has written to."""
     try:
         found = json.loads(read_text(folder / INPUTS))
     except (OSError, ValueError):
@@ -48,10 +46,10 @@ def is_comparison(folder: Path) -> bool:
 
 
 def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """Write down what a comparison is made from, or hold it to what was written down.
+    """Hold a comparison to what `save_inputs` wrote down, where it did.
 
     Args:
-        folder: of the comparison; made when it does not exist.
+        folder: of the comparison.
         inputs: anything that `json.dumps` takes.
 
     Raises:
@@ -59,7 +57,6 @@ def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
     """
     path = folder / INPUTS
     if not path.exists():
-        write_json(path, {**MARK, **inputs})
         return
     before = json.loads(read_text(path))
     now = json.loads(json.dumps({**MARK, **inputs}))
@@ -69,6 +66,11 @@ def check_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
             f"{folder}: holds a comparison of other inputs; {', '.join(differing)} differ. Choose "
             "another --output_dir, remove that folder, or give --overwrite."
         )
+
+
+def save_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Write down what a comparison is made from; its folder is made when it does not exist."""
+    write_json(folder / INPUTS, {**MARK, **inputs})
 
 
 def missing_rows(folder: Path, sets: Sequence[str], rows: Sequence[str]) -> list[tuple[str, str]]:
@@ -95,18 +97,25 @@ def fill(
 
 
 def comparison_table(folder: Path, sets: Sequence[str], rows: Sequence[str]) -> str:
-    """Figures of every row in per cent, sets of questions side by side; a dash: not known."""
+    """Figures of every row in per cent, sets of questions side by side; a dash: not known.
+
+    Where no question of a set has gold passages, its recall is that of the answers.
+    """
     figures = [
         {name: json.loads(read_text(folder / name / row / METRICS)) for name in sets}
         for row in rows
     ]
     titles = {name: f"{name}: {figures[0][name]['n_examples']:,} questions" for name in sets}
-    widths = [2 + max(CELL * len(COLUMNS), len(title)) for title in titles.values()]
+    columns = {name: _columns([metrics[name] for metrics in figures]) for name in sets}
+    widths = [2 + max(CELL * len(columns[name]), len(titles[name])) for name in sets]
     table = [("per cent", list(titles.values()))]
-    for words in zip(*COLUMNS.values(), strict=True):
-        table.append(("", ["".join(f"{word:>{CELL}}" for word in words)] * len(sets)))
+    for line in (0, 1):
+        heads = [
+            "".join(f"{words[line]:>{CELL}}" for words in columns[name].values()) for name in sets
+        ]
+        table.append(("", heads))
     for row, metrics in zip(rows, figures, strict=True):
-        cells = [[_cell(metrics[name].get(column)) for column in COLUMNS] for name in sets]
+        cells = [[_cell(metrics[name].get(column)) for column in columns[name]] for name in sets]
         table.append((ROWS[row], ["".join(values) for values in cells]))
     label = max(map(len, ROWS.values()))
     return "\n".join(
@@ -150,6 +159,13 @@ def swap_report(folder: Path, sets: Sequence[str], name: str) -> str:
                 shown = f"  {row['question']}  {row['prediction']} → {found['prediction']}"
                 return "\n".join([*lines, shown])
     return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[str, str]]:
+    """The columns of a set of questions with their headings, by what its rows have."""
+    known = set().union(*rows)
+    fallback = not known & RECALL.keys() and bool(known & ANSWER_RECALL.keys())
+    return ANSWERS | (ANSWER_RECALL if fallback else RECALL)
 
 
 def _cell(value: float | None) -> str:

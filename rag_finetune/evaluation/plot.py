@@ -37,7 +37,7 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
     if not can_plot():
         raise ValueError("Plots need matplotlib: pip install 'rag-finetune[plot]'.")
     panels = [
-        ("loss (nats an answer)", _series(log_history, LOSSES)),
+        ("loss", _series(log_history, LOSSES)),
         ("on the validation questions", _series(log_history, FIGURES)),
     ]
     panels = [(title, lines) for title, lines in panels if lines]
