@@ -408,6 +408,16 @@ def test_token_caches_are_no_part_of_the_copy_and_its_size(bare, index, monkeypa
     assert not (bare / "index" / "tokens").exists() and load_rag(bare)
 
 
+def test_only_the_token_caches_themselves_are_left_out_of_a_copy(bare, index):
+    deeper = index.folder / "more" / "tokens"
+    deeper.mkdir(parents=True)
+    try:
+        place_index(index, bare, "copy", ours=False)
+    finally:
+        shutil.rmtree(deeper.parent)
+    assert (bare / "index" / "more" / "tokens").is_dir()
+
+
 def test_another_index_takes_the_place_of_the_copy(bare, index, tmp_path):
     place_index(index, bare, "copy", ours=False)
     smaller = build_index(

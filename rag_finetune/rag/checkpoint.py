@@ -157,7 +157,7 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
                     index.folder,
                     staged,
                     copy_function=_link_or_copy if ours else shutil.copy2,
-                    ignore=shutil.ignore_patterns(TOKENS),
+                    ignore=lambda at, _: [TOKENS] if Path(at) == index.folder else [],
                     dirs_exist_ok=True,
                 )
         write_index_reference(folder, index, INDEX)
