@@ -26,6 +26,7 @@ from rag_finetune.rag import checkpoint
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import (
     Rag,
+    index_mode,
     load_index_reference,
     load_rag,
     place_index,
@@ -388,6 +389,33 @@ def test_the_same_index_is_copied_once(bare, index):
     place_index(open_index(bare / "index"), bare, "copy", ours=True)  # onto itself
     assert (bare / "index" / "dense.faiss").stat().st_ino == before
     assert load_rag(bare)
+
+
+def test_token_caches_are_no_part_of_the_copy_and_its_size(bare, index, monkeypatch):
+    place_index(index, bare, "copy", ours=False)
+    before = (bare / "index" / "dense.faiss").stat().st_ino
+    monkeypatch.setattr(checkpoint, "COPY_LIMIT", 10_000_000)
+    (index.folder / "tokens").mkdir()
+    (index.folder / "tokens" / "a.bin").write_bytes(bytes(10_000_001))
+    try:
+        assert index_mode(index, None) == "copy"
+        place_index(index, bare, "copy", ours=False)
+        assert (bare / "index" / "dense.faiss").stat().st_ino == before
+        shutil.rmtree(bare / "index")
+        place_index(index, bare, "copy", ours=False)
+    finally:
+        shutil.rmtree(index.folder / "tokens")
+    assert not (bare / "index" / "tokens").exists() and load_rag(bare)
+
+
+def test_only_the_token_caches_themselves_are_left_out_of_a_copy(bare, index):
+    deeper = index.folder / "more" / "tokens"
+    deeper.mkdir(parents=True)
+    try:
+        place_index(index, bare, "copy", ours=False)
+    finally:
+        shutil.rmtree(deeper.parent)
+    assert (bare / "index" / "more" / "tokens").is_dir()
 
 
 def test_another_index_takes_the_place_of_the_copy(bare, index, tmp_path):

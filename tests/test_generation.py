@@ -20,6 +20,7 @@ from rag_finetune.rag.generation import (
     tokenize_questions,
 )
 from rag_finetune.rag.scoring import Contexts
+from rag_finetune.retrieval.retriever import RagIndexRetriever
 
 FACTS = tiny_rag.facts()
 QUESTIONS = [fact["question"] for fact in FACTS]
@@ -138,6 +139,24 @@ def test_answers_come_in_the_order_of_the_questions(rag):
     answers = generate_answers(rag, [QUESTIONS[row] for row in order], batch_size=4)
     expected = generate_answers(rag, QUESTIONS, batch_size=20)
     assert [best.text for (best,) in answers] == [expected[row][0].text for row in order]
+
+
+def test_answers_are_the_same_from_the_token_cache(tmp_path, monkeypatch):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    few = generate_answers(rag, QUESTIONS[:7], max_new_tokens=4)  # 35 contexts of 20 passages
+    assert not (rag.retriever.index.folder / "tokens").exists()
+    tokenised, plain = [], RagIndexRetriever._tokenize_contexts
+    monkeypatch.setattr(
+        RagIndexRetriever,
+        "_tokenize_contexts",
+        lambda self, heads, tails: tokenised.append(heads) or plain(self, heads, tails),
+    )
+    all_of_them = generate_answers(rag, QUESTIONS, max_new_tokens=4, batch_size=7)
+    assert (rag.retriever.index.folder / "tokens").is_dir() and not tokenised
+    assert [answer[0].text for answer in all_of_them[:7]] == [answer[0].text for answer in few]
+    assert [answer[0].score for answer in all_of_them[:7]] == pytest.approx(
+        [answer[0].score for answer in few]
+    )
 
 
 def test_no_questions_give_no_answers(untrained):

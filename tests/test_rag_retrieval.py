@@ -8,6 +8,7 @@ import torch
 from tiny_training import logged, same, train_tiny, weights
 
 from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.training.options import PARTS
 from rag_finetune.training.rag_retrieval import RagRetrieval
 
 OPTIONS = {"trainable": ["generator"], "target": "random", "max_steps": 6}
@@ -127,3 +128,35 @@ def test_a_vector_that_is_not_finite_is_told(tmp_path):
             parameter.fill_(float("nan"))
     with pytest.raises(ValueError, match="gave a vector that is not finite"):
         train_tiny(tmp_path, rag=rag, trainable=["generator"])
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "of_two"),
+    [
+        ({"max_steps": 2, "gradient_accumulation_steps": 3}, 2 * 3 * 4 * 5, 2 * 3 * 4 * 5),
+        ({"max_steps": -1, "num_train_epochs": 2}, 2 * 16 * 5, 16 * 5),
+        ({"max_steps": -1, "num_train_epochs": 0.5}, 8 * 5, 4 * 5),
+    ],
+)
+def test_the_retriever_is_told_how_many_contexts_this_process_reads(
+    tmp_path, monkeypatch, options, count, of_two
+):
+    told = []
+    monkeypatch.setattr(RagIndexRetriever, "expect_contexts", lambda self, n: told.append(n))
+    trainer = train_tiny(tmp_path, **options)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.get_train_dataloader()
+    assert told == [count, of_two]
+
+
+@pytest.mark.parametrize("trainable", [list(PARTS), ["generator"]])  # the latter in a thread
+def test_training_from_the_token_cache_changes_no_bit(tmp_path, monkeypatch, trainable):
+    runs = []
+    for name in ("cache", "tokenised"):
+        if name == "tokenised":
+            monkeypatch.setattr(RagIndexRetriever, "expect_contexts", lambda self, count: None)
+        rag = tiny_rag.tiny_rag(tmp_path / name, dropout=0.1)
+        runs.append(train_tiny(tmp_path / name, rag=rag, **{**OPTIONS, "trainable": trainable}))
+        assert (rag.retriever.index.folder / "tokens").is_dir() == (name == "cache")
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+    assert all(same(*(weights(trainer.rag.model) for trainer in runs)).values())

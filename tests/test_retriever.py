@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny_rag
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, RagConfig, RagRetriever
+from tiny_tokenizers import ODD, PLAIN, byte_level_bpe, unigram
+from transformers import RagConfig, RagRetriever
 
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.checkpoint import Rag, load_rag
@@ -164,65 +164,26 @@ def test_contexts_do_not_depend_on_how_the_tokenizer_was_used_before(rag):
     assert torch.equal(before["context_input_ids"], after["context_input_ids"])
 
 
+@pytest.mark.parametrize("return_tensors", [None, "np", "pt"])
+def test_contexts_from_the_token_cache_are_the_same(tmp_path, monkeypatch, return_tensors):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    ids, vectors = ask(rag, QUESTIONS)
+    options = {"n_docs": 4, "return_tensors": return_tensors}
+    before = rag.retriever(ids, vectors, **options)
+    rag.retriever.expect_contexts(40)
+    monkeypatch.setattr(RagIndexRetriever, "_tokenize_contexts", None)  # not asked
+    after = rag.retriever(ids, vectors, **options)
+    for name, values in before.items():
+        assert type(after[name]) is type(values)
+        assert np.array_equal(after[name], values)
+
+
 # ---- The question is never cut ----
-
-ODD = [
-    "Ærøskøbing  liegt 30 km südlich.",
-    "東京は日本の首都です。",
-    "🙂🙃 emoji  and   spaces ",
-    'He said "no".',
-]
-PLAIN = [fact["text"] for fact in tiny_rag.facts()] + ["Who lives where, and why isn't it known?"]
-
-
-def byte_level_bpe() -> PreTrainedTokenizerFast:
-    """A tokenizer like BART's, trained on a few sentences."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*PLAIN, *ODD, "a / b // c"], trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-    )
-
-
-def unigram() -> PreTrainedTokenizerFast:
-    """A tokenizer like T5's, trained on a few sentences."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*PLAIN, *ODD, "a / b // c"] * 3, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
-
 
 TOKENIZERS = {
     "word": lambda: tiny_rag.word_tokenizer("bart"),
-    "byte_level_bpe": byte_level_bpe,
-    "unigram": unigram,
+    "byte_level_bpe": lambda: byte_level_bpe([*PLAIN, *ODD], 400),
+    "unigram": lambda: unigram([*PLAIN, *ODD] * 3, 300),
 }
 
 

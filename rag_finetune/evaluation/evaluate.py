@@ -85,6 +85,7 @@ def evaluate_rag(
     """
     retriever = require_retriever(rag)
     n_docs = retriever.clamp(n_docs)
+    retriever.expect_contexts(len(questions) * n_docs)
 
     def search(texts: list[str], tokens: Any) -> Retrieved:
         ids, mask = tokens["input_ids"], tokens["attention_mask"]

@@ -29,6 +29,7 @@ from rag_finetune.rag.reference import (
     write_index_reference,
 )
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
+from rag_finetune.retrieval.token_cache import FOLDER as TOKENS
 
 INDEX = "index"
 INDEX_MODES = ("copy", "link", "none")
@@ -152,8 +153,13 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
     if mode == "copy":
         if not _same_files(index.folder, target):
             with staged_folder(target) as staged:
-                copy = _link_or_copy if ours else shutil.copy2
-                shutil.copytree(index.folder, staged, copy_function=copy, dirs_exist_ok=True)
+                shutil.copytree(
+                    index.folder,
+                    staged,
+                    copy_function=_link_or_copy if ours else shutil.copy2,
+                    ignore=lambda at, _: [TOKENS] if Path(at) == index.folder else [],
+                    dirs_exist_ok=True,
+                )
         write_index_reference(folder, index, INDEX)
     elif mode == "link":
         write_index_reference(folder, index, relative_path(index.folder, folder))
@@ -171,18 +177,23 @@ def index_mode(index: PassageIndex, mode: str | None) -> str:
         raise ValueError(f'save_index must be {", ".join(INDEX_MODES)} or None, found "{mode}".')
     if mode is not None:
         return mode
-    size = sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in _files(index.folder))
     return "copy" if size <= COPY_LIMIT else "link"
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of an index, less its token caches, which are made anew where they pay."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.relative_to(folder).parts[0] != TOKENS]
 
 
 def _same_files(source: Path, target: Path) -> bool:
     """True when a folder holds the files of another, by name, size and time of change."""
 
     def contents(folder: Path) -> dict[str, tuple[int, int]]:
-        files = (path for path in folder.rglob("*") if path.is_file())
         return {
             str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in files
+            for path in _files(folder)
         }
 
     return target.is_dir() and contents(source) == contents(target)

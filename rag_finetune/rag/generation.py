@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils.logging import tqdm
@@ -86,8 +87,8 @@ def retrieve(
         for passage, score in zip(found, row, strict=True):
             passage["score"] = score
     read = [found[:n_docs] for found in passages]
-    contexts = write_contexts(model, retriever, input_ids, read, scores[:, :n_docs])
-    return Retrieved(contexts, passages)
+    scores, doc_ids = scores[:, :n_docs], doc_ids[:, :n_docs]
+    return Retrieved(write_contexts(model, retriever, input_ids, read, scores, doc_ids), passages)
 
 
 def write_contexts(
@@ -96,6 +97,7 @@ def write_contexts(
     input_ids: Tensor,
     passages: Sequence[list[dict[str, Any]]],
     doc_scores: Tensor,
+    doc_ids: np.ndarray | None = None,
 ) -> Contexts:
     """What the generator reads of passages, wherever they were found.
 
@@ -105,6 +107,7 @@ def write_contexts(
         input_ids: token ids of the questions, shape (B, length).
         passages: title and text of K passages for each.
         doc_scores: what p(z|x) is the softmax of, shape (B, K).
+        doc_ids: rows of the passages in the retriever's index, shape (B, K), where known.
     """
     context_input_ids, context_attention_mask = retriever.postprocess_docs(
         [doc_lists(found) for found in passages],
@@ -112,6 +115,7 @@ def write_contexts(
         getattr(model.config.generator, "prefix", None),
         doc_scores.shape[1],
         return_tensors="pt",
+        doc_ids=doc_ids,
     )
     device = input_ids.device
     return Contexts(
@@ -277,6 +281,7 @@ def iter_answers(
     require_batch_size(batch_size)
     n_docs = rag.retriever.clamp(n_docs)
     check_question_lengths(rag, questions, max_question_length)
+    rag.retriever.expect_contexts(len(questions) * n_docs)
     options = {**generation, "thorough": thorough, "num_return_sequences": num_return_sequences}
     with evaluation_mode(rag.model):
         for start in range(0, len(questions), batch_size):

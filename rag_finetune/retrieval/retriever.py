@@ -8,6 +8,11 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagRetriever
 
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.retrieval.context_parts import Template, squeeze
+from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache, quick_state
+
+# From so many contexts a passage on, making a token cache takes less than half of what it saves.
+CONTEXTS_PER_PASSAGE = 2
 
 
 class RagIndexRetriever(RagRetriever):
@@ -61,10 +66,25 @@ class RagIndexRetriever(RagRetriever):
             index=index,
             init_retrieval=False,
         )
+        self._caches: dict[tuple[Any, ...], TokenCache | None] = {}  # None: it cannot be made
 
     def clamp(self, n_docs: int | None) -> int:
         """n_docs, or the configuration's for None, at most the number of passages."""
         return clamp_n_docs(self.n_docs if n_docs is None else n_docs, len(self.index))
+
+    def expect_contexts(self, count: int) -> None:
+        """Say how many contexts it will write, so that passages are tokenised once where it pays.
+
+        Opens the token cache of the index if it has one. Where each passage will be read twice on
+        average, one is made first, in the index folder. Contexts are the same either way.
+        """
+        template = self._template(getattr(self.config.generator, "prefix", None))
+        make = count >= CONTEXTS_PER_PASSAGE * len(self.index)
+        key = self._key(template)
+        if key not in self._caches:
+            cache = load_token_cache(self.index, self.generator_tokenizer, template, make=make)
+            if cache is not None or make:
+                self._caches[key] = cache
 
     def retrieve_passages(
         self, question_hidden_states: np.ndarray, n_docs: int
@@ -100,6 +120,7 @@ class RagIndexRetriever(RagRetriever):
         prefix: str | None,
         n_docs: int,
         return_tensors: str | None = None,
+        doc_ids: np.ndarray | None = None,
     ) -> tuple[Any, Any]:
         """What the generator reads: prefix, title, text and question of every passage.
 
@@ -109,6 +130,8 @@ class RagIndexRetriever(RagRetriever):
             prefix: put in front of every context; None for nothing.
             n_docs: passages a question.
             return_tensors: "pt", "np" or None for lists.
+            doc_ids: rows of the passages in the index, shape (batch, n_docs), for the token cache;
+                None for passages from elsewhere.
 
         Returns:
             Token ids and attention mask, shape (batch · n_docs, length of the longest).
@@ -117,16 +140,28 @@ class RagIndexRetriever(RagRetriever):
             ValueError: a question alone is longer than `config.max_combined_length`.
         """
         del n_docs  # as many as docs holds; the name is Transformers'
-        heads, tails = [], []
-        for passages, question in zip(docs, input_strings, strict=True):
-            tail = self.config.doc_sep + question
-            for title, text in zip(passages["title"], passages["text"], strict=True):
-                title = title.removeprefix('"').removesuffix('"')
-                heads.append((prefix or "") + title + self.config.title_sep + text)
-                tails.append(tail)
-        ids = self._tokenize_contexts(heads, tails)
-        padded = self.generator_tokenizer.pad({"input_ids": ids}, return_tensors=return_tensors)
-        return padded["input_ids"], padded["attention_mask"]
+        template = self._template(prefix)
+        passages, tails = [], []
+        for found, question in zip(docs, input_strings, strict=True):
+            passages += list(zip(found["title"], found["text"], strict=True))
+            tails += [template.tail(question)] * len(found["title"])
+        ids: list[list[int] | None] = [None] * len(tails)
+        cache = self._caches.get(self._key(template))
+        if cache is not None and doc_ids is not None:
+            limit, rows = self.config.max_combined_length, doc_ids.reshape(-1).tolist()
+            ids = cache.contexts(self.generator_tokenizer, rows, tails, limit)
+        missing = [row for row, tokens in enumerate(ids) if tokens is None]
+        if missing:
+            heads = [template.head(*passages[row]) for row in missing]
+            written = self._tokenize_contexts(heads, [tails[row] for row in missing])
+            for row, tokens in zip(missing, written, strict=True):
+                ids[row] = tokens
+        kind = "np" if return_tensors == "pt" else return_tensors  # torch is slow to read lists
+        padded = self.generator_tokenizer.pad({"input_ids": ids}, return_tensors=kind)
+        matrix, mask = padded["input_ids"], padded["attention_mask"]
+        if return_tensors == "pt":
+            return torch.from_numpy(matrix), torch.from_numpy(mask)
+        return matrix, mask
 
     def __call__(
         self,
@@ -154,7 +189,12 @@ class RagIndexRetriever(RagRetriever):
             prefix = getattr(self.config.generator, "prefix", None)
         vectors, doc_ids, docs = self.retrieve(question_hidden_states, n_docs)
         context_input_ids, context_attention_mask = self.postprocess_docs(
-            docs, self.question_texts(question_input_ids), prefix, n_docs, return_tensors
+            docs,
+            self.question_texts(question_input_ids),
+            prefix,
+            n_docs,
+            return_tensors,
+            doc_ids,
         )
         return BatchEncoding(
             {
@@ -181,17 +221,23 @@ class RagIndexRetriever(RagRetriever):
         )
         return texts
 
+    def _template(self, prefix: str | None) -> Template:
+        """How contexts are put together."""
+        return Template(prefix or "", self.config.title_sep, self.config.doc_sep)
+
+    def _key(self, template: Template) -> tuple[Any, ...]:
+        """What a token cache is for."""
+        return template, quick_state(self.generator_tokenizer)
+
     def _tokenize_contexts(self, heads: list[str], tails: list[str]) -> list[list[int]]:
         """Token ids of head + tail, at most max_combined_length; the head gives way."""
-        contexts = [
-            (head + tail).replace("  ", " ") for head, tail in zip(heads, tails, strict=True)
-        ]
+        contexts = [squeeze(head + tail) for head, tail in zip(heads, tails, strict=True)]
         ids: list[list[int]] = self.generator_tokenizer(
             contexts, return_attention_mask=False, truncation=False, verbose=False
         )["input_ids"]
         for row, tokens in enumerate(ids):
             if len(tokens) > self.config.max_combined_length:
-                tail_length = len(tails[row].replace("  ", " "))
+                tail_length = len(squeeze(tails[row]))
                 ids[row] = self._cut_head(contexts[row], tail_length)
         return ids
 

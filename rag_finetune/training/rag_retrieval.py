@@ -27,6 +27,7 @@ class RagRetrieval(RagSaver):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches to train on; of a frozen question encoder with their passages on the way."""
+        self.retriever.expect_contexts(self._n_questions() * self.retriever.n_docs)
         # What a thread of this process finds cannot be sent to or from another process.
         is_sent = self.args.dataloader_num_workers or self.accelerator.dispatch_batches
         if "question_encoder" in self.args.trainable or is_sent:
@@ -41,6 +42,14 @@ class RagRetrieval(RagSaver):
             return super().get_train_dataloader()
         finally:
             self.data_collator = collate
+
+    def _n_questions(self) -> int:
+        """Questions that training will ask in this process, each as often as it does."""
+        if self.args.max_steps > 0:
+            of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return self.args.max_steps * of_a_step
+        count = 0 if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]
+        return round(count * self.args.num_train_epochs / self.args.world_size)
 
     def stop_background(self) -> None:
         """End the thread that retrieves, if there is one; what it had not begun is dropped."""
