@@ -21,6 +21,8 @@ from tokenizer import wrap
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from rag_finetune.files import staged_folder
+
 SEED = 20
 VOCABULARY = 4000  # of the encoders
 PARTS = ("encoders", "generator", "scores")
@@ -35,13 +37,9 @@ def save(model: Any, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         key: halves.setdefault(weight.data_ptr(), weight.half())
         for key, weight in model.state_dict().items()
     }
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged, state_dict=state)  # loaded as float32 again
-    tokenizer.save_pretrained(staged)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staged.rename(folder)
+    with staged_folder(folder) as staged:
+        model.save_pretrained(staged, state_dict=state)  # loaded as float32 again
+        tokenizer.save_pretrained(staged)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save(generator, args.output / "generator", tokenizer)
         shutil.rmtree(unfinished)
     if "scores" in args.parts:
-        from scores import measure  # needs rag_finetune
+        from scores import measure
 
         found = json.dumps(measure(args.output), indent=2)
         (args.output / "scores.json").write_text(f"{found}\n", encoding="utf-8")
