@@ -113,6 +113,7 @@ def brute_force(
     per_token: bool,
     epsilon: float = 0,
     own_weight: float = 0,
+    doubt_weight: float = 0,
 ) -> Tensor:
     """Losses by a loop over examples, passages and tokens, in products of probabilities."""
     logits, doc_scores = logits.double(), doc_scores.double()
@@ -121,14 +122,16 @@ def brute_force(
     for row, scores in enumerate(doc_scores):
         prior = scores.exp() / scores.exp().sum()
         counted = [t for t in range(labels.shape[1] - 1) if labels[row, t + 1] not in (pad, -100)]
-        likelihoods, smooth = [], 0.0
+        likelihoods, smooth, guesses = [], 0.0, []
         for k in range(n_docs):
             likelihoods.append([])
+            guesses.append(0.0)
             for t in counted:
                 words = logits[row * n_docs + k, t].exp()
                 words = words / words.sum()
                 likelihoods[k].append(words[labels[row, t + 1]])
                 smooth -= prior[k] * words.log().mean() / len(counted)
+                guesses[k] += sum((1 / len(words)) * (1 / (len(words) * p)).log() for p in words)
         if per_token:
             steps = zip(*likelihoods, strict=True)
             likelihood = math.prod(sum(prior * torch.stack(step)) for step in steps)
@@ -138,7 +141,10 @@ def brute_force(
         if own_weight:
             own = sum(-prior[k].detach() * math.prod(likelihoods[k]).log() for k in range(n_docs))
             nll = (1 - own_weight) * nll + own_weight * own
-        losses.append((1 - epsilon) * nll + epsilon * smooth)
+        fits = [math.prod(steps).detach() ** (1 / len(counted)) for steps in likelihoods]
+        doubts = [(1 - fits[k] / max(fits)) * guesses[k] for k in range(n_docs)]
+        loss = (1 - epsilon) * nll + epsilon * smooth + doubt_weight * sum(doubts) / n_docs
+        losses.append(loss)
     return torch.stack(losses)
 
 
@@ -197,16 +203,23 @@ def test_loss_equals_that_of_transformers(kind, per_token, answers):
 
 
 @HEADS
-@pytest.mark.parametrize("own_weight", [0.0, 0.3])
-def test_gradients_equal_those_of_the_loop(per_token, own_weight):
+@pytest.mark.parametrize(("own_weight", "doubt"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 2.0)])
+def test_gradients_equal_those_of_the_loop(per_token, own_weight, doubt):
     case, reference = random_case(), random_case()
     for tensors in (case, reference):
         tensors.logits.requires_grad_()
         tensors.doc_scores.requires_grad_()
-    options = {"label_smoothing": 0.2, "passage_loss_weight": own_weight}
+    options = {"label_smoothing": 0.2, "passage_loss_weight": own_weight, "doubt_weight": doubt}
     loss_of(case, per_token, **options).sum().backward()
     brute_force(
-        reference.logits, reference.labels, reference.doc_scores, 1, per_token, 0.2, own_weight
+        reference.logits,
+        reference.labels,
+        reference.doc_scores,
+        1,
+        per_token,
+        0.2,
+        own_weight,
+        doubt,
     ).sum().backward()
     for name in ("logits", "doc_scores"):
         ours, expected = getattr(case, name).grad, getattr(reference, name).grad
@@ -314,6 +327,42 @@ def test_the_loss_of_each_passage_equals_the_loop(per_token, own_weight):
 
 
 @HEADS
+@pytest.mark.parametrize("doubt", [0.3, 4.0])
+def test_the_doubt_of_each_passage_equals_the_loop(per_token, doubt):
+    case = random_case()
+    expected = brute_force(case.logits, case.labels, case.doc_scores, 1, per_token, 0, 0, doubt)
+    loss = loss_of(case, per_token, doubt_weight=doubt)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    assert (loss > loss_of(case, per_token) + 1e-3).all()
+
+
+@HEADS
+def test_doubt_leaves_scores_the_best_passage_and_missing_ones_alone(per_token):
+    case = random_case(rows=1)
+    case.doc_scores[0, 2] = -torch.inf
+    best = case.logits[0].log_softmax(-1)  # passage 0 tells the answer, 1 does not, 2 is none
+    for step, token in enumerate(case.labels[0, 1:]):
+        best[step, token] = 9.0
+    case.logits[0] = best
+    case.logits.requires_grad_(), case.doc_scores.requires_grad_()
+
+    def gradients(weight):
+        loss = loss_of(case, per_token, doubt_weight=weight).sum()
+        return torch.autograd.grad(loss, [case.logits, case.doc_scores])
+
+    (plain, scores), (doubting, doubting_scores) = gradients(0.0), gradients(1.0)
+    assert torch.equal(doubting_scores, scores)
+    torch.testing.assert_close(doubting[0], plain[0])
+    assert (doubting[1, :-1] - plain[1, :-1]).abs().amax() > 0.01
+    assert torch.equal(doubting[2], plain[2])
+    live = case.logits.detach()[:2], case.doc_scores.detach()[:, :2]
+    alone = rag_negative_log_likelihood(
+        live[0], case.labels, live[1], pad_token_id=1, per_token=per_token, doubt_weight=1.0
+    )
+    torch.testing.assert_close(loss_of(case, per_token, doubt_weight=1.0).detach(), alone)
+
+
+@HEADS
 def test_only_the_loss_of_each_passage_blames_a_passage_without_the_answer(per_token):
     case = random_case(rows=1)
     case.labels = torch.tensor([[2, 3, 1, 1, 1]])
@@ -398,6 +447,7 @@ def test_huge_scores_give_finite_losses_and_gradients(per_token, label_smoothing
 @pytest.mark.parametrize("own_weight", [0.0, 0.3])
 def test_a_passage_of_score_minus_infinity_has_no_weight(per_token, label_smoothing, own_weight):
     options = {"label_smoothing": label_smoothing, "passage_loss_weight": own_weight}
+    options["doubt_weight"] = own_weight
     case, without = random_case(), random_case()
     case.doc_scores[:, 1] = -torch.inf
     case.logits.requires_grad_()
@@ -446,7 +496,7 @@ def test_labels_shift_by_one_and_start_is_never_a_target():
 
 
 @HEADS
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.1, 0.3)])
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (0.1, 0.3, 0.0), (0.0, 0.0, 0.4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_from_states_equals_that_from_their_logits(
@@ -459,7 +509,8 @@ def test_the_loss_from_states_equals_that_from_their_logits(
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (*leaves, case.doc_scores)]
     states, weight, bias, doc_scores = leaves
     options = {"pad_token_id": 1, "per_token": per_token}
-    options |= {"label_smoothing": weights[0], "passage_loss_weight": weights[1]}
+    names = ("label_smoothing", "passage_loss_weight", "doubt_weight")
+    options |= dict(zip(names, weights, strict=True))
     expected = rag_negative_log_likelihood(
         torch.nn.functional.linear(states, weight, bias), case.labels, doc_scores, **options
     )

@@ -279,7 +279,9 @@ def test_the_question_encoder_can_have_a_learning_rate_of_its_own(tmp_path):
     assert "1e-05" in trainer.describe()
 
 
-@pytest.mark.parametrize("weight", ["label_smoothing_factor", "passage_loss_weight"])
+@pytest.mark.parametrize(
+    "weight", ["label_smoothing_factor", "passage_loss_weight", "doubt_weight"]
+)
 def test_what_is_added_to_the_likelihood_is_part_of_the_loss(tmp_path, weight):
     def train(name, **options):
         rag = tiny_rag.tiny_rag(tmp_path / name, dropout=0.0)

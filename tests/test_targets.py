@@ -68,15 +68,15 @@ def fast(model, batch, *weights: float) -> torch.Tensor:
     return losses.of(logits, batch["labels"], batch["doc_scores"], *weights)
 
 
-def slow(model, batch, label_smoothing: float = 0.0, passage_loss: float = 0.0) -> torch.Tensor:
+def slow(model, batch, *weights: float) -> torch.Tensor:
+    names = ("label_smoothing", "passage_loss_weight", "doubt_weight")
     return rag_negative_log_likelihood(
         forward(model, batch, batch["labels"]),
         batch["labels"],
         batch["doc_scores"],
         pad_token_id=model.config.generator.pad_token_id,
         per_token="Token" in type(model).__name__,
-        label_smoothing=label_smoothing,
-        passage_loss_weight=passage_loss,
+        **dict(zip(names, weights, strict=False)),
     )
 
 
@@ -99,7 +99,7 @@ def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @HEADS
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.1, 0.3)])
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (0.1, 0.3, 0.0), (0.0, 0.0, 0.4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(2))
 def test_losses_and_gradients_equal_those_of_the_plain_pass(

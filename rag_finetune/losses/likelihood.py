@@ -9,6 +9,7 @@ Source:
 import torch
 from torch import Tensor
 
+from rag_finetune.losses.doubt import passage_doubt
 from rag_finetune.losses.linear import linear_log_probs
 
 
@@ -112,6 +113,7 @@ def rag_negative_log_likelihood(
     per_token: bool,
     label_smoothing: float = 0.0,
     passage_loss_weight: float = 0.0,
+    doubt_weight: float = 0.0,
 ) -> Tensor:
     """Loss of each example, from the generator's logits on labels that were its decoder input.
 
@@ -129,6 +131,8 @@ def rag_negative_log_likelihood(
         passage_loss_weight: λ in [0, 1): in place of the NLL stands (1 − λ)·NLL + λ·(each passage's
             own −log p(y|x,z), averaged by p(z|x); no gradient reaches the retriever through it).
             The marginal forgives a passage without the answer any guess; its own loss does not.
+        doubt_weight: μ ≥ 0: what is added is μ times the mean over passages of `passage_doubt`: a
+            passage that does not tell the answer is taught to guess nothing.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -141,7 +145,8 @@ def rag_negative_log_likelihood(
     _require_shape("logits", logits[..., 0], (batch_size * n_docs, labels.shape[1]))
     logits = logits[:, :-1].view(batch_size, n_docs, targets.shape[1], -1)  # (B, K, T, V)
     per_passage = targets.unsqueeze(1).expand(-1, n_docs, -1)  # (B, K, T)
-    mean_log_probs = vocabulary_log_probs(logits) if label_smoothing else None
+    spread_out = label_smoothing or doubt_weight
+    mean_log_probs = vocabulary_log_probs(logits) if spread_out else None
     return _example_losses(
         target_log_probs(logits, per_passage),
         mean_log_probs,
@@ -150,6 +155,8 @@ def rag_negative_log_likelihood(
         per_token,
         label_smoothing,
         passage_loss_weight,
+        doubt_weight,
+        logits.shape[-1],
     )
 
 
@@ -164,6 +171,7 @@ def rag_negative_log_likelihood_from_states(
     per_token: bool,
     label_smoothing: float = 0.0,
     passage_loss_weight: float = 0.0,
+    doubt_weight: float = 0.0,
 ) -> Tensor:
     """Loss of each example, without the logits of all of them at once.
 
@@ -181,6 +189,7 @@ def rag_negative_log_likelihood_from_states(
         per_token: likewise.
         label_smoothing: likewise.
         passage_loss_weight: likewise.
+        doubt_weight: likewise.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -198,7 +207,7 @@ def rag_negative_log_likelihood_from_states(
         weight,
         bias,
         targets.unsqueeze(1).expand(shape)[counted],
-        with_mean=label_smoothing > 0.0,
+        with_mean=label_smoothing > 0.0 or doubt_weight > 0.0,
     )
 
     def spread(values: Tensor) -> Tensor:
@@ -213,6 +222,8 @@ def rag_negative_log_likelihood_from_states(
         per_token,
         label_smoothing,
         passage_loss_weight,
+        doubt_weight,
+        len(weight),
     )
 
 
@@ -224,6 +235,8 @@ def _example_losses(
     per_token: bool,
     label_smoothing: float,
     passage_loss_weight: float,
+    doubt_weight: float,
+    vocab_size: int,
 ) -> Tensor:
     """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
     summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
@@ -234,10 +247,17 @@ def _example_losses(
     if passage_loss_weight:
         expected = (doc_log_probs(doc_scores).exp().detach() * summed).sum(-1)  # (B,)
         log_likelihood = torch.lerp(log_likelihood, expected, passage_loss_weight)
+    losses = -log_likelihood
     if mean_log_probs is None:
-        return -log_likelihood
-    smoothing = _smoothing_loss(mean_log_probs, doc_scores, mask)
-    return -(1.0 - label_smoothing) * log_likelihood + label_smoothing * smoothing
+        return losses
+    if label_smoothing:
+        smoothing = _smoothing_loss(mean_log_probs, doc_scores, mask)
+        losses = (1.0 - label_smoothing) * losses + label_smoothing * smoothing
+    if doubt_weight:
+        live = doc_scores > -torch.inf
+        doubt = passage_doubt(token_log_probs, mean_log_probs, mask, live, vocab_size)
+        losses = losses + doubt_weight * doubt.sum(-1) / live.sum(-1).clamp(min=1)
+    return losses
 
 
 def shift_labels(labels: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,7 @@ class TargetLosses:
         doc_scores: Tensor,
         label_smoothing: float = 0.0,
         passage_loss_weight: float = 0.0,
+        doubt_weight: float = 0.0,
     ) -> Tensor:
         """The loss of each example in nats, shape (B,).
 
@@ -71,12 +72,14 @@ class TargetLosses:
             doc_scores: inner products of question and passage, shape (B, K).
             label_smoothing: see `rag_negative_log_likelihood`.
             passage_loss_weight: likewise.
+            doubt_weight: likewise.
         """
         options: dict[str, Any] = {
             "pad_token_id": self.model.config.generator.pad_token_id,
             "per_token": isinstance(self.model, RagTokenForGeneration),
             "label_smoothing": label_smoothing,
             "passage_loss_weight": passage_loss_weight,
+            "doubt_weight": doubt_weight,
         }
         if self.head is None:
             return rag_negative_log_likelihood(logits, labels, doc_scores, **options)

@@ -1,5 +1,6 @@
 """RagTrainingArguments: Seq2SeqTrainingArguments with RAG's options, defaults and refusals."""
 
+import math
 import os
 import warnings
 from dataclasses import dataclass, field, fields
@@ -209,6 +210,8 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
         for name in ("label_smoothing_factor", "passage_loss_weight"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be from 0 to below 1, found {getattr(self, name)}.")
+        if not 0.0 <= self.doubt_weight < math.inf:
+            raise ValueError(f"doubt_weight must be 0 or more, found {self.doubt_weight}.")
 
     def _check_combinations(self) -> None:
         """Raise for options that do not go together; each would show only hours later, or never."""

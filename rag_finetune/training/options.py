@@ -59,6 +59,13 @@ class RagOptions:
             "generator learns to be unsure of a passage without the answer; from 0 to below 1"
         },
     )
+    doubt_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of a loss that teaches the generator to guess nothing from a passage "
+            "that does not explain the answer, so that wrong passages cannot outvote the right one"
+        },
+    )
     n_docs: int | None = field(
         default=None, metadata={"help": "passages a question; default: the model's own"}
     )

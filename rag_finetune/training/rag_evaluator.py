@@ -144,7 +144,8 @@ class RagEvaluator(Seq2SeqTrainer):
 
     def _example_losses(self, logits: Tensor, labels: Tensor, doc_scores: Tensor) -> Tensor:
         """The loss of each example in nats, shape (batch,)."""
-        weights = self.args.label_smoothing_factor, self.args.passage_loss_weight
+        names = ("label_smoothing_factor", "passage_loss_weight", "doubt_weight")
+        weights = [getattr(self.args, name) for name in names]
         return self.target_losses.of(logits, labels, doc_scores, *weights)
 
 

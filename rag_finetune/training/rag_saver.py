@@ -27,8 +27,8 @@ PICTURE = "training.png"
 HYPERPARAMETERS = (
     "trainable learning_rate learning_rate_question_encoder lr_scheduler_type warmup_steps "
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
-    "world_size max_grad_norm weight_decay label_smoothing_factor passage_loss_weight target "
-    "loss_reduction bf16 seed"
+    "world_size max_grad_norm weight_decay label_smoothing_factor passage_loss_weight doubt_weight "
+    "target loss_reduction bf16 seed"
 ).split()
 # And of the figures of an evaluation.
 CARD_METRICS = ("exact_match", "f1", "recall@1", "recall@5", "answer_recall@5")
