@@ -94,7 +94,7 @@ if [ -z "${PASSAGES:-}" ]; then
         case " $* " in
         *" --config "* | *" --config="*) ;;
         *)
-            recipe=$here/configs/elements.yaml
+            recipe=$here/configs/elements_$model_type.yaml
             train_flags+=(--config "$recipe")
             ;;
         esac

@@ -282,7 +282,7 @@ def test_a_folder_of_passages_counts_with_all_that_is_in_it(run, own, tmp_path):
 
 
 def test_the_recipe_and_the_starter_of_the_default_are_inputs_too(run, clone):
-    changed = ("configs/elements.yaml", "data/starter/generator/config.json")
+    changed = ("configs/elements_rag_sequence.yaml", "data/starter/generator/config.json")
     for name in changed:
         assert run(clone / SEQUENCE.name).returncode == 0
         before = (clone / name).read_text()
@@ -396,23 +396,25 @@ def clone(tmp_path):
     return folder
 
 
-def test_the_default_is_the_starter_model_on_the_elements(run, clone):
-    done = run(clone / SEQUENCE.name)
+@pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=["sequence", "token"])
+def test_the_default_is_the_starter_model_on_the_elements(run, clone, script):
+    head = script.stem.removeprefix("run_")
+    done = run(clone / script.name)
     assert done.returncode == 0, done.stderr
     index, other, assemble, train, compare = done.calls
     data = clone / "data"
     assert f"--passages {data}/elements/passages.tsv" in index
     assert f"--context_encoder {data}/starter/context_encoder" in index
     assert f"--passages {data}/elements/passages_counterfactual.tsv" in other
-    assert "--output_dir runs/rag_sequence/index_counterfactual" in other
+    assert f"--output_dir runs/{head}/index_counterfactual" in other
     assert f"--question_encoder {data}/starter/question_encoder" in assemble
     assert f"--generator {data}/starter/generator" in assemble
     assert f"--train_file {data}/elements/train.json" in train
     assert f"--validation_file {data}/elements/validation.json" in train
-    assert f"--config {clone}/configs/elements.yaml" in train
+    assert f"--config {clone}/configs/elements_{head}.yaml" in train
     tests = f"{data}/elements/test.json {data}/elements/test_unseen.json"
-    assert f"--eval_files {tests} --output_dir runs/rag_sequence/evaluation" in compare
-    assert "--other_index runs/rag_sequence/index_counterfactual" in compare
+    assert f"--eval_files {tests} --output_dir runs/{head}/evaluation" in compare
+    assert f"--other_index runs/{head}/index_counterfactual" in compare
     assert f"--other_file {data}/elements/test_counterfactual.json" in compare
     assert "trained on" not in done.stdout
 

@@ -217,7 +217,8 @@ def test_new_layers_of_the_encoder_learn(networks, reading):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):  # what the new layer adds is zero, and so is the rest's first gradient
         optimizer.zero_grad()
-        reading.generator_loss(model, contexts, torch.tensor([[2, 0, 7, 8, 2]]), real).backward()
+        labels, told = torch.tensor([[2, 0, 7, 8, 2]]), torch.tensor([True])
+        reading.generator_losses(model, contexts, labels, real, told)[0].backward()
         optimizer.step()
     gradients = [weight.grad for weight in model.model.encoder.layers[2].parameters()]
     assert all(gradient is not None for gradient in gradients)
@@ -282,11 +283,51 @@ def test_the_guide_listens_and_teaches_the_generator(networks, reading):
     contexts = torch.tensor([[0, 7, 8, 9, 7, 8, 20, 7, 8, 2]])
     labels = torch.tensor([[2, 0, 7, 8, 2]])
     real = torch.ones_like(contexts, dtype=torch.bool)
-    reading.generator_loss(model, contexts, labels, real)
+    reading.generator_losses(model, contexts, labels, real, torch.tensor([True]))
     before = guide(contexts, labels, real)
     before.backward()
     assert model.model.decoder.layers[-1].encoder_attn.q_proj.weight.grad.abs().sum() > 0
     assert not {name for name, _ in guide.named_parameters()} - {"finder.weight", "finder.bias"}
+
+
+def test_likelihood_counts_what_is_told_and_doubt_what_is_not(networks, reading):
+    torch.manual_seed(0)
+    model = networks.new_generator(50)
+    contexts = torch.tensor([[0, 7, 8, 20, 9, 2], [0, 5, 6, 20, 9, 2], [0, 5, 9, 2, 1, 1]])
+    labels = torch.tensor([[2, 0, 7, 2, 1], [2, 0, 9, 8, 2], [2, 0, 9, 2, 1]])
+    real, told = contexts != 1, torch.tensor([True, False, False])
+    likelihood, doubt = reading.generator_losses(model, contexts, labels, real, told)
+    shares = model(contexts, real.long(), decoder_input_ids=labels[:, :-1]).logits.log_softmax(-1)
+    steps = [shares[row, step] for row, step in ((1, 0), (1, 1), (1, 2), (1, 3))]
+    steps += [shares[2, 0], shares[2, 1], shares[2, 2]]
+    uniform = torch.full((50,), 1 / 50)
+    expected = torch.stack([(uniform * (uniform.log() - step)).sum() for step in steps]).mean()
+    torch.testing.assert_close(doubt, expected)
+    told_steps = [shares[0, step, token] for step, token in enumerate([0, 7, 2])]
+    torch.testing.assert_close(likelihood, -torch.stack(told_steps).mean())
+
+
+@torch.no_grad()
+def test_without_rows_of_a_kind_its_loss_is_zero(networks, reading):
+    model = networks.new_generator(50)
+    contexts, labels = torch.tensor([[0, 7, 8, 20, 9, 2]]), torch.tensor([[2, 0, 7, 2]])
+    for told in (True, False):
+        losses = reading.generator_losses(
+            model, contexts, labels, contexts != 1, torch.tensor([told])
+        )
+        assert losses[told] == 0 and losses[not told] > 0
+
+
+def test_examples_say_whether_the_passage_tells_the_answer(sheets, reading):
+    from rounds import Stage
+
+    examples = reading.reading_examples(sheets.Author(3), Stage(1, 1, 30, 60, irrelevant=0.5))
+    drawn = [next(examples) for _ in range(400)]
+    found = {True: [], False: []}
+    for text, answer, told in drawn:
+        found[told].append(answer in text.rpartition(" // ")[0])
+    assert 100 < len(found[False]) < 250
+    assert sum(found[True]) / len(found[True]) > 0.9 > 0.3 > sum(found[False]) / len(found[False])
 
 
 def test_the_three_networks_are_at_most_ten_megabytes():

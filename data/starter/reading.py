@@ -1,5 +1,6 @@
 """Training the generator to find a fact in a passage and to copy it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,9 +23,9 @@ POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
 VOCABULARY = 2600  # of the generator's first rounds
 
 
-def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
-    """What the generator reads and what it should answer, without end."""
-    author.wide = stage.wide
+def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str, bool]]:
+    """What the generator reads, the answer, and whether the passage tells it, without end."""
+    author.wide, author.contrasts = stage.wide, stage.contrasts
     while True:
         low, high = stage.low, author.random.randint(2 * stage.low, stage.high)
         facts_each = max(2, high // (8 if stage.crowded else 10))
@@ -51,9 +52,9 @@ def reading_examples(author: Author, stage: Stage) -> Iterator[tuple[str, str]]:
                     if stage.wide and own and author.chance(0.65):
                         others = own
                     if others:
-                        yield context(author.pick(others), question), question.answer
+                        yield context(author.pick(others), question), question.answer, False
                         continue
-                yield context(passage, question), question.answer
+                yield context(passage, question), question.answer, True
 
 
 def context(passage: Passage, question: Question) -> str:
@@ -99,13 +100,16 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def reading_batches(
-    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[str, str]], size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids of contexts and labels, sorted by length within a pool of batches."""
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[str, str, bool]], size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Token ids of contexts and labels, and which contexts tell the answer (bool).
+
+    Sorted by length within a pool of batches.
+    """
     while True:
         pool = [next(examples) for _ in range(POOL * size)]
-        contexts = tokenizer([text for text, _ in pool])["input_ids"]
-        answers = tokenizer([answer for _, answer in pool])["input_ids"]
+        contexts = tokenizer([text for text, _, _ in pool])["input_ids"]
+        answers = tokenizer([answer for _, answer, _ in pool])["input_ids"]
         rows = sorted(range(len(pool)), key=lambda row: len(contexts[row]))
         starts = torch.randperm(POOL).tolist()
         for start in starts:
@@ -113,6 +117,7 @@ def reading_batches(
             yield (
                 pad([contexts[row] for row in chosen]),
                 pad([[END, *answers[row]] for row in chosen]),
+                torch.tensor([pool[row][2] for row in chosen]),
             )
 
 
@@ -194,15 +199,28 @@ def padding_to_read(author: Author, contexts: Tensor) -> Tensor:
     return torch.nn.functional.pad(contexts, (0, more), value=PAD)
 
 
-def generator_loss(model: Any, contexts: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-    """Mean negative log-likelihood of an answer's token; real is the attention mask (bool)."""
+def generator_losses(
+    model: Any, contexts: Tensor, labels: Tensor, real: Tensor, told: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Two means over the tokens of the answers: likelihood where it is told, doubt where not.
+
+    The first is the negative log-likelihood of the rows that `told` (bool) names. The second is how
+    far the distributions of the other rows are from uniform, KL(uniform | p): 0 for a generator
+    that has no guess about what the passage does not tell. Each is 0 without such rows; `real` is
+    the attention mask (bool).
+    """
     logits = model(
         input_ids=contexts,
         attention_mask=real.long(),
         decoder_input_ids=labels[:, :-1],
         use_cache=False,
     ).logits
-    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=PAD)
+    answers, counted = labels[:, 1:], labels[:, 1:] != PAD
+    known, unknown = counted & told.unsqueeze(1), counted & ~told.unsqueeze(1)
+    likelihood = cross_entropy(logits[known], answers[known], reduction="sum")
+    guesses = logits[unknown]
+    doubt = (guesses.logsumexp(-1) - guesses.mean(-1) - math.log(guesses.shape[-1])).sum()
+    return likelihood / known.sum().clamp(min=1), doubt / unknown.sum().clamp(min=1)
 
 
 def train_generator(
@@ -231,7 +249,7 @@ def train_round(
     """Train the generator, its encoder deepened first where the round says so."""
     if part.deepened:
         examples = reading_examples(Author(seed), part.stages[0])
-        contexts, _ = next(reading_batches(tokenizer, examples, part.stages[0].size))
+        contexts, *_ = next(reading_batches(tokenizer, examples, part.stages[0].size))
         deepen_encoder(model, part.deepened, contexts, contexts != PAD)
     say(f"generator: {parameters_of(model):,} parameters, {len(tokenizer):,} tokens")
     guide = Guide(model, tokenizer.convert_tokens_to_ids("Ġ//"))
@@ -243,14 +261,15 @@ def train_round(
     for stage in part.stages:
         batches = reading_batches(tokenizer, reading_examples(author, stage), stage.size)
         for _ in range(stage.steps):
-            contexts, labels = next(batches)
+            contexts, labels, told = next(batches)
             real = contexts != PAD
             if stage.unmasked and author.chance(stage.unmasked):
                 contexts = padding_to_read(author, contexts)
                 real = torch.ones_like(contexts, dtype=torch.bool)
             with shifted_positions(model.model.encoder, author.random.randint(0, stage.shifted)):
-                loss = generator_loss(model, contexts, labels, real)
-            (loss + guide(contexts, labels, real)).backward()
+                answers = told if stage.silence else torch.ones_like(told)
+                loss, guessing = generator_losses(model, contexts, labels, real, answers)
+            (loss + stage.silence * guessing + guide(contexts, labels, real)).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()

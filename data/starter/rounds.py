@@ -20,6 +20,9 @@ class Stage:
         wide: whether names, values and sentences are of more kinds.
         unmasked: share of batches padded further, with the padding read like text: Transformers'
             own `RagSequenceForGeneration.generate` scores so.
+        contrasts: share of sentences that one about another thing follows.
+        silence: weight of having no guess about what the passage does not tell; 0 to guess as well
+            as can be.
     """
 
     steps: int
@@ -33,6 +36,8 @@ class Stage:
     crowded: bool = False
     wide: bool = False
     unmasked: float = 0.0
+    contrasts: float = 0.0
+    silence: float = 0.0
 
 
 STAGES = (
@@ -54,6 +59,21 @@ DEEPER = (
 WIDER = (
     Stage(6500, 24, 30, 140, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
 )
+FRONTED = (  # with more sentences that begin with the value
+    Stage(2000, 24, 30, 140, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True),
+)
+CONTRASTED = (  # with the same said of other things between
+    Stage(
+        2000, 24, 30, 140, 0.3, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True,
+        contrasts=0.35,
+    ),
+)  # fmt: skip
+SILENT = (  # what a passage does not tell is no longer guessed, so that guesses outvote nothing
+    Stage(
+        2400, 24, 30, 140, 0.35, labels=0.15, shifted=100, crowded=True, unmasked=0.1, wide=True,
+        contrasts=0.35, silence=0.5,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,4 +101,7 @@ ROUNDS = (
     Round(DOUBTFUL, 7e-4),
     Round(DEEPER, 1e-3, deepened=(0, 1)),
     Round(WIDER, 1e-3, vocabulary=6000),
+    Round(FRONTED, 8e-4),
+    Round(CONTRASTED, 8e-4),
+    Round(SILENT, 8e-4),
 )

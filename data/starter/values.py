@@ -57,6 +57,7 @@ class Values:
         """The same seed draws the same in the same order."""
         self.random = random.Random(seed)
         self.wide = False  # more kinds of names, values and sentences
+        self.contrasts = 0.0  # share of sentences that one about another thing follows
         self.pick = self.random.choice
         self.chance = lambda share: self.random.random() < share
 

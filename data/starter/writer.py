@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sheets import World
 
 OWN = 0.6  # share of statements and questions that are the relation's own
+FRONTED = 0.2  # share of wide statements that begin with the value, where one can
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,20 @@ class Writer:
         self.others = [other for other in world.subjects if other != subject]
         self.facts: set[tuple[str, str]] = set()
         self.named = False
+        self.keys: Sequence[str] = ()
 
     def write(self, keys: Sequence[str], low: int, high: int) -> Passage:
         """A passage of low to high words with the facts of these keys, one more or one less."""
         author, sentences = self.author, []
-        queue = list(keys)
+        self.keys, queue = keys, list(keys)
         target = author.random.randint(low, high)
         length = 0
         while queue and length < high - 8:
             sentence = self._next(queue)
+            if self.others and author.chance(author.contrasts):
+                key = author.pick([*self.keys, *self.world.relations])
+                sentence += " " + self._sentence(self._comparison(key, False))
+                self.named = False  # "it" would be the other one
             sentences.append(sentence)
             length += len(sentence.split())
         while length < target - 8:
@@ -148,6 +154,9 @@ class Writer:
         templates: Sequence[str] = self.templates["statements"]
         if one.statements and (not one.nouns or author.chance(OWN)):
             templates = one.statements
+        fronted = [template for template in templates if template.startswith("{v} ")]
+        if author.wide and fronted and author.chance(FRONTED):
+            templates = fronted
         return self._fill(author.pick(templates), one, (subject, one.key))
 
     def _pair(self, one: Relation, two: Relation) -> str:
@@ -189,8 +198,11 @@ class Writer:
         if not with_subject or not one.nouns:
             text = self._single(other, one)
             if not with_subject:
+                author = self.author
                 starts = ["", "", "by contrast, ", "in the same way, ", "meanwhile, "]
-                return self.author.pick(starts) + text
+                if author.contrasts:
+                    starts += ["by contrast, ", "for comparison, ", "meanwhile, ", "elsewhere, "]
+                return author.pick(starts) + text
             own = self._single(self.subject, one)
             joined = [f"{text}, but {own}", f"while {text}, {own}", f"{own}; {text}"]
             return self.author.pick(joined)
