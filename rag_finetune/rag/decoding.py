@@ -12,8 +12,13 @@ from torch import Tensor
 from transformers import RagTokenForGeneration
 
 from rag_finetune.losses.likelihood import doc_log_probs
-from rag_finetune.rag.scoring import Contexts, read_contexts, token_log_probs
-from rag_finetune.rag.sharing import OWN_CACHE, SharedContexts, generate_rag_token
+from rag_finetune.rag.scoring import (
+    Contexts,
+    read_contexts,
+    sequence_log_probs,
+    token_log_probs,
+)
+from rag_finetune.rag.sharing import OWN_CACHE, generate_rag_token
 
 
 @dataclass
@@ -140,8 +145,9 @@ def _decode_rag_sequence(
     rows, sequences, found_by = _distinct(found, torch.isfinite(contexts.doc_scores))
     if thorough:
         found_by = torch.isfinite(contexts.doc_scores)[rows]
-    log_probs = _sequence_log_probs(model, read, rows, sequences, found_by)
-    joint = doc_log_probs(contexts.doc_scores)[rows] + log_probs  # (candidates, K)
+    priors = doc_log_probs(contexts.doc_scores)[rows]  # (candidates, K)
+    only_best = priors if num_return_sequences == 1 else None
+    joint = priors + sequence_log_probs(model, read, rows, sequences, found_by, only_best)
     scores = joint.logsumexp(-1)
     best = [
         index
@@ -183,29 +189,6 @@ def _distinct(found: Tensor, is_passage: Tensor) -> tuple[Tensor, Tensor, Tensor
         found_by[index, list(passages)] = True
     rows = torch.tensor([row for row, _ in table], device=found.device)
     return rows, torch.tensor([ids for _, ids in table], device=found.device), found_by
-
-
-def _sequence_log_probs(
-    model: Any, read: SharedContexts, rows: Tensor, sequences: Tensor, pairs: Tensor
-) -> Tensor:
-    """Log p(y|x,z) of candidates under the passages that `pairs` marks, shape (C, K); else −inf.
-
-    A BOS token that every candidate of a question starts with does not count.
-    """
-    generator_config = model.config.generator
-    n_docs = pairs.shape[1]
-    candidates, passages = pairs.nonzero(as_tuple=True)  # (P,) each
-    per_token, mask = token_log_probs(
-        model, read, rows[candidates] * n_docs + passages, sequences[candidates]
-    )
-    bos_token_id = model.config.bos_token_id or generator_config.bos_token_id
-    if bos_token_id is not None:
-        starts = sequences[:, 1] == bos_token_id
-        common = torch.stack([starts[rows == row].all() for row in rows])
-        mask[:, 0] &= ~common[candidates]
-    log_probs = per_token.new_full(pairs.shape, -torch.inf)
-    log_probs[candidates, passages] = per_token.masked_fill(~mask, 0.0).sum(-1)
-    return log_probs
 
 
 def _decode_rag_token(

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from rag_finetune.losses.likelihood import shift_labels
+from rag_finetune.rag.race import Race
 from rag_finetune.rag.sharing import SharedContexts
 
 LOGITS_PER_CHUNK = 2**26  # values held at once while candidates are scored
@@ -143,8 +144,55 @@ def read_contexts(generator: Any, contexts: Contexts) -> SharedContexts:
 
 
 @torch.no_grad()
+def sequence_log_probs(
+    model: Any,
+    read: SharedContexts,
+    rows: Tensor,
+    sequences: Tensor,
+    pairs: Tensor,
+    priors: Tensor | None,
+) -> Tensor:
+    """Log p(y|x,z) of candidate answers under passages.
+
+    A BOS token that every candidate of a question starts with does not count.
+
+    Args:
+        model: the RAG model.
+        read: the contexts, as its generator reads them.
+        rows: the question of each candidate, shape (C,).
+        sequences: token ids from the decoder's start token, shape (C, T + 1).
+        pairs: True where a candidate is scored under a passage, shape (C, K).
+        priors: log p(z|x) in nats, shape (C, K), where only the best candidate of each question is
+            wanted: another need not be scored to its end. None to score all.
+
+    Returns:
+        Nats, shape (C, K); −inf where `pairs` is False.
+    """
+    generator_config = model.config.generator
+    candidates, passages = pairs.nonzero(as_tuple=True)  # (P,) each
+    _, mask = shift_labels(sequences, generator_config.pad_token_id)  # (C, T)
+    bos_token_id = model.config.bos_token_id or generator_config.bos_token_id
+    if bos_token_id is not None:
+        starts = sequences[:, 1] == bos_token_id
+        common = torch.stack([starts[rows == row].all() for row in rows])
+        mask[:, 0] &= ~common
+    mask, questions = mask[candidates], rows[candidates]
+    race = None if priors is None else Race(questions, priors[candidates, passages])
+    contexts = questions * pairs.shape[1] + passages
+    per_token, _ = token_log_probs(model, read, contexts, sequences[candidates], mask, race)
+    log_probs = per_token.new_full(pairs.shape, -torch.inf)
+    log_probs[candidates, passages] = per_token.masked_fill(~mask, 0.0).sum(-1)
+    return log_probs
+
+
+@torch.no_grad()
 def token_log_probs(
-    model: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor
+    model: Any,
+    read: SharedContexts,
+    context_rows: Tensor,
+    sequences: Tensor,
+    mask: Tensor | None = None,
+    race: Race | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log p(y_t|x,z,y_<t) of pairs of a context and a sequence, by the decoder alone.
 
@@ -155,23 +203,36 @@ def token_log_probs(
         read: the contexts, as its generator reads them.
         context_rows: the context of each pair, shape (P,).
         sequences: the sequence of each pair, shape (P, T + 1), from the decoder's start token.
+        mask: True where a token counts, shape (P, T); default: on all but padding.
+        race: of these pairs, where only the best sequence of a question is wanted.
 
     Returns:
         Log-probabilities in nats, shape (P, T), and True where a token counts, shape (P, T); where
         none counts, the former mean nothing.
     """
-    targets, mask = shift_labels(sequences, model.config.generator.pad_token_id)
-    log_probs = torch.zeros(targets.shape, device=targets.device)
+    if mask is None:
+        _, mask = shift_labels(sequences, model.config.generator.pad_token_id)
+    log_probs = torch.zeros(mask.shape, device=mask.device)
     at_once = max(1, LOGITS_PER_CHUNK // model.config.generator.vocab_size)
     for pairs in context_rows.argsort(stable=True).split(at_once):
         log_probs[pairs] = _block_log_probs(
-            model.rag.generator, read, context_rows[pairs], sequences[pairs], mask[pairs]
+            model.rag.generator,
+            read,
+            context_rows[pairs],
+            sequences[pairs],
+            mask[pairs],
+            None if race is None else race.of(pairs),
         )
     return log_probs, mask
 
 
 def _block_log_probs(
-    generator: Any, read: SharedContexts, context_rows: Tensor, sequences: Tensor, mask: Tensor
+    generator: Any,
+    read: SharedContexts,
+    context_rows: Tensor,
+    sequences: Tensor,
+    mask: Tensor,
+    race: Race | None,
 ) -> Tensor:
     """`token_log_probs` of pairs whose logits of one position fit into memory.
 
@@ -183,6 +244,10 @@ def _block_log_probs(
     node, cache = context_rows, DynamicCache()  # the node of each pair
     for level in range(int(lengths.max())):
         pairs = (lengths > level).nonzero().squeeze(-1)
+        if race is not None:
+            pairs = pairs[race.is_open(pairs)]
+            if not len(pairs):
+                break
         # A node is what it continues, and with which token.
         named = torch.stack([node[pairs], sequences[pairs, level]], dim=1)
         nodes, place = named.unique(dim=0, return_inverse=True)  # (N, 2), (len(pairs),)
@@ -200,5 +265,8 @@ def _block_log_probs(
             ).logits[:, 0]  # (N, V)
         chosen = logits[place, sequences[pairs, level + 1]].float()
         log_probs[pairs, level] = chosen - logits.float().logsumexp(-1)[place]
+        if race is not None:
+            counted = log_probs[pairs, level] * mask[pairs, level]
+            race.add(pairs, counted, lengths[pairs] == level + 1)
         node = node.index_copy(0, pairs, place)
     return log_probs
