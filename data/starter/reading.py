@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmu
 from values import WORDS
 from writer import Passage
 
+from rag_finetune.losses.likelihood import vocabulary_log_probs
+
 POOL = 16  # batches drawn together and sorted by length, so that they hold little padding
 ROOM = 300  # tokens that a batch is padded to at most where padding is read
 POINTING, FINDING = 0.5, 0.6  # weights of the two losses beside the likelihood
@@ -219,7 +221,7 @@ def generator_losses(
     known, unknown = counted & told.unsqueeze(1), counted & ~told.unsqueeze(1)
     likelihood = cross_entropy(logits[known], answers[known], reduction="sum")
     guesses = logits[unknown]
-    doubt = (guesses.logsumexp(-1) - guesses.mean(-1) - math.log(guesses.shape[-1])).sum()
+    doubt = (-vocabulary_log_probs(guesses) - math.log(guesses.shape[-1])).sum()
     return likelihood / known.sum().clamp(min=1), doubt / unknown.sum().clamp(min=1)
 
 

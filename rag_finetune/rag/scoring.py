@@ -143,7 +143,6 @@ def read_contexts(generator: Any, contexts: Contexts) -> SharedContexts:
     return SharedContexts(generator, encode_contexts(generator, contexts), contexts.attention_mask)
 
 
-@torch.no_grad()
 def sequence_log_probs(
     model: Any,
     read: SharedContexts,
