@@ -7,8 +7,8 @@
 #   ./run_rag_sequence.sh -- --num_train_epochs 3 --n_docs 5
 #
 # Whatever follows -- is handed to `rag-finetune train`. Steps already done in OUTPUT_DIR are skipped, an
-# interrupted training goes on from its last checkpoint; remove a folder there to do its step again, and with
-# it those of the later steps.
+# interrupted training goes on from its last checkpoint; remove a folder there to do its step again, from the same
+# inputs or from others, and with it those of the later steps.
 # run_rag_token.sh is the same with RAG-Token. Variables, each with its default:
 #
 #   PASSAGES          the knowledge base: a file or a folder          data/elements/passages.tsv
@@ -70,6 +70,16 @@ for name in PASSAGES TRAIN_FILE VALIDATION_FILE TEST_FILE; do
         echo "error: $name is '${!name}': no such file." >&2
         exit 2
     fi
+done
+for name in MODEL QUESTION_ENCODER CONTEXT_ENCODER GENERATOR; do
+    case ${!name:-} in
+    /* | .* | */*/*) # a path: a name of the Hub has one slash at most
+        if [ ! -d "${!name}" ]; then
+            echo "error: $name is '${!name}': no such folder." >&2
+            exit 2
+        fi
+        ;;
+    esac
 done
 
 test_files=("${TEST_FILE:-${VALIDATION_FILE:-${TRAIN_FILE:-}}}")
@@ -135,46 +145,87 @@ for name in "${MODEL:-}" "$question_encoder" "$context_encoder" "$generator"; do
         esac
     fi
 done
-if [ -e "$output/model" ] && [ ! -e "$output/inputs.txt" ]; then
-    echo "error: $output/model is not of this script. Choose another OUTPUT_DIR, or move it." >&2
-    exit 2
-fi
 
-# What OUTPUT_DIR was made from, by name and content: steps are skipped for the same inputs only.
+# What each step was made from, by name and content, stands in OUTPUT_DIR/inputs: it is skipped for the same only.
 sha256=(sha256sum)
 command -v sha256sum >/dev/null || sha256=(shasum -a 256) # macOS
 contents() { # of the file or folder $1, where it is one; what follows are conditions for `find`
     [ ! -e "$1" ] || echo "contents of $1: $(find -L "$@" -type f -exec "${sha256[@]}" {} + |
         LC_ALL=C sort | "${sha256[@]}" | cut -c 1-16)"
 }
-list_inputs() {
-    printf '%s\n' "MODEL_TYPE=$model_type" "PASSAGES=$PASSAGES" "TRAIN_FILE=$TRAIN_FILE" \
-        "VALIDATION_FILE=${VALIDATION_FILE:-}" "TEST_FILE=${test_files[*]}" "CONTEXT_ENCODER=$context_encoder" \
-        "MODEL=${MODEL:-$question_encoder and $generator}" "flags of train: $*"
+network() { # the contents of a folder with one
+    contents "$1" -maxdepth 2 \( -name '*.json' -o -name '*.txt' -o -name '*.model' \
+        -o -name '*.safetensors' -o -name '*.bin' \)
+}
+questions() {
     local name
-    for name in "$PASSAGES" "$other_passages"; do
-        contents "$name" ! -name '.*'
-    done
-    for name in "$TRAIN_FILE" "${VALIDATION_FILE:-}" "${test_files[@]}"; do
-        contents "$name"
+    for name; do
+        [ -z "$name" ] || contents "$name"
         contents "${name%.source}.target"
     done
-    for name in "$recipe" "$@"; do # of the flags, those that name a file, as --config does
-        [ ! -f "${name#--*=}" ] || contents "${name#--*=}"
-    done
-    for name in "$context_encoder" "${MODEL:-$question_encoder}" "${MODEL:-$generator}"; do
-        contents "$name" -maxdepth 2 \( -name '*.json' -o -name '*.txt' -o -name '*.model' \
-            -o -name '*.safetensors' -o -name '*.bin' \)
-    done
 }
-inputs=$(list_inputs "$@")
-if [ -e "$output/inputs.txt" ] && [ "$inputs" != "$(cat "$output/inputs.txt")" ]; then
-    echo "error: $output was made from other inputs. Choose another OUTPUT_DIR, or remove that folder." >&2
-    { diff "$output/inputs.txt" <(echo "$inputs") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
+list_inputs() { # of the step $1; what follows are the flags of train
+    local step=$1 name
+    shift
+    case $step in
+    index | index_counterfactual)
+        name=$PASSAGES
+        [ "$step" = index ] || name=$other_passages
+        printf '%s\n' "PASSAGES=$name" "CONTEXT_ENCODER=$context_encoder"
+        contents "$name" ! -name '.*'
+        network "$context_encoder"
+        ;;
+    assembled)
+        printf '%s\n' "MODEL_TYPE=$model_type" "QUESTION_ENCODER=$question_encoder" "GENERATOR=$generator"
+        network "$question_encoder"
+        network "$generator"
+        ;;
+    model)
+        printf '%s\n' "MODEL_TYPE=$model_type" "MODEL=${MODEL:-$output/assembled}" "TRAIN_FILE=$TRAIN_FILE" \
+            "VALIDATION_FILE=${VALIDATION_FILE:-}" "flags of train: $*"
+        questions "$TRAIN_FILE" "${VALIDATION_FILE:-}"
+        for name in "$recipe" "$@"; do # of the flags, those that name a file, as --config does
+            [ ! -f "${name#--*=}" ] || contents "${name#--*=}"
+        done
+        [ -z "${MODEL:-}" ] || network "$MODEL"
+        ;;
+    evaluation)
+        echo "TEST_FILE=${test_files[*]}"
+        questions "${test_files[@]}"
+        ;;
+    esac
+}
+require_same() { # the folder $1 of OUTPUT_DIR is there: it and those that follow go, or its inputs are as they were
+    local made=$output/$1 record=$output/inputs/$1.txt now folder
+    now=$(list_inputs "$1" "${train_args[@]}")
+    [ ! -e "$record" ] || [ "$now" != "$(cat "$record")" ] || return 0
+    if [ ! -e "$record" ]; then
+        echo "error: $made is not of this script. Choose another OUTPUT_DIR, or move it." >&2
+        exit 2
+    fi
+    for folder in "${@:2}"; do
+        [ ! -e "$output/$folder" ] || made+=" $output/$folder"
+    done
+    echo "error: $output/$1 was made from other inputs. Choose another OUTPUT_DIR, or remove $made." >&2
+    { diff "$record" <(echo "$now") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
     exit 2
+}
+begins() { # the step $1: what it is made from
+    mkdir -p "$output/inputs"
+    list_inputs "$1" "${train_args[@]}" >"$output/inputs/$1.txt"
+}
+train_args=("$@")
+[ ! -e "$output/index/manifest.json" ] || require_same index assembled model
+[ -z "$other_passages" ] || [ ! -e "$output/index_counterfactual/manifest.json" ] || require_same index_counterfactual
+[ -n "${MODEL:-}" ] || [ ! -e "$output/assembled/config.json" ] || require_same assembled model
+[ ! -e "$output/model" ] || require_same model
+[ ! -e "$output/evaluation" ] || require_same evaluation
+
+if [ ! -e "$output/model" ] && { [ -z "$recipe$other_passages" ] || [ $# -gt 0 ]; }; then
+    echo "Looking at the questions and the flags of train before the first step."
+    python -m rag_finetune train --dry_run --model_name_or_path "${MODEL:-$output/assembled}" \
+        --train_file "$TRAIN_FILE" --output_dir "$output/model" "${train_flags[@]}" "$@"
 fi
-mkdir -p "$output"
-echo "$inputs" >"$output/inputs.txt"
 
 require_nothing_later() { # before $1 is made anew: the folders that follow were made from the former one
     local made=$1 folder later=
@@ -195,6 +246,7 @@ make_index() { # of the passages $1, in the folder $2; what follows are the fold
     fi
     require_nothing_later "${@:2}"
     echo "1/4 index: $1 to $2, encoded by $context_encoder."
+    begins "${2##*/}"
     python -m rag_finetune index --passages "$1" --context_encoder "$context_encoder" --output_dir "$2"
 }
 make_index "$PASSAGES" "$output/index" "$output/assembled" "$output/model"
@@ -208,6 +260,7 @@ elif [ -e "$output/assembled/config.json" ]; then
 else
     require_nothing_later "$output/assembled" "$output/model"
     echo "2/4 assemble: $question_encoder and $generator as $model_type to $output/assembled."
+    begins assembled
     python -m rag_finetune assemble --question_encoder "$question_encoder" --generator "$generator" \
         --model_type "$model_type" --index "$output/index" --questions "$TRAIN_FILE" --output_dir "$output/assembled"
 fi
@@ -223,6 +276,7 @@ else
         echo "    An earlier training was interrupted before its first whole checkpoint: starting anew."
         rm -rf "$output/model"
     fi
+    begins model
     launch=(python)
     if [ "$processes" -gt 1 ]; then
         # --multi_gpu also without a GPU: `accelerate launch --cpu` silently starts one process only, and
@@ -248,6 +302,7 @@ for made in "$output/index/manifest.json" "$output/index_counterfactual/manifest
         break
     fi
 done
+begins evaluation
 echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; what is there is kept."
 python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
     --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \

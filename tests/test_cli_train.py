@@ -25,7 +25,7 @@ from tiny_job import (
     write_inputs,
 )
 
-from rag_finetune.cli.train import latest_checkpoint, make_train_parser
+from rag_finetune.cli.train import make_train_parser
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.rag_evaluator import as_questions
 from rag_finetune.training.rag_trainer import RagTrainer
@@ -196,6 +196,17 @@ def test_questions_without_answers_cannot_be_trained_on(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_reads_flags_and_questions_and_makes_nothing(tmp_path):
+    words = [*train_words(tiny_job(), tmp_path / "run"), "--dry_run"]
+    words[words.index("--model_name_or_path") + 1] = tmp_path / "not_there_yet"
+    done = ok(*words)
+    assert done.out == "18 questions to train on, 2 to validate on.\n"
+    assert "Did you mean --num_train_epochs?" in usage_error_of(*words, "--num_epochs", 2)
+    (tmp_path / "bad.json").write_text('[{"question": "Who?"}]')
+    assert "bad.json:1: " in error_of(*words, "--train_file", tmp_path / "bad.json")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_split_that_no_document_allows_is_an_error(tmp_path):
     row = {"question": QUESTION, "answer": "red", "positive_ids": ["1"]}
     (tmp_path / "train.json").write_text(json.dumps([row, row]))
@@ -208,6 +219,7 @@ def test_a_validation_file_is_evaluated_and_nothing_is_held_out(tmp_path):
     words = train_words(tiny_job(), tmp_path / "run")
     done = ok(*words, "--validation_file", tmp_path / "v.jsonl")
     assert "20 questions to train on, 1 to validate on" in done.out
+    assert "Note: 1 question(s) choose the best checkpoint, by chance" in done.out
     assert [e["eval_n_examples"] for e in history(tmp_path / "run") if "eval_loss" in e] == [1]
 
 
@@ -337,15 +349,6 @@ def test_a_run_that_was_killed_after_its_last_step_only_finishes(tmp_path):
     assert read(tmp_path / "run/trainer_state.json")["global_step"] == 3
     after = state_of(tmp_path / "run")
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
-
-
-def test_the_latest_checkpoint_is_the_last_whole_one(tmp_path):
-    for step in (5, 20, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    for name in ("checkpoint-5", "checkpoint-20", "checkpoint-x", "old-checkpoint-50"):
-        (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / "trainer_state.json").write_text("{}")
-    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):

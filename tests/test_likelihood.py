@@ -363,6 +363,14 @@ def test_doubt_leaves_scores_the_best_passage_and_missing_ones_alone(per_token):
 
 
 @HEADS
+def test_an_example_without_a_token_that_counts_has_no_doubt(per_token):
+    case = random_case()
+    case.labels[0, 1:] = 1
+    loss = loss_of(case, per_token, doubt_weight=1.0)
+    assert loss[0] == 0 and torch.isfinite(loss).all() and loss[1] > 0
+
+
+@HEADS
 def test_only_the_loss_of_each_passage_blames_a_passage_without_the_answer(per_token):
     case = random_case(rows=1)
     case.labels = torch.tensor([[2, 3, 1, 1, 1]])

@@ -119,7 +119,7 @@ def test_the_code_of_a_card_runs_in_a_new_process(tmp_path, kind):
         parts["question_encoder"],
         parts["generator"],
         tmp_path / "assembled",
-        model_type="rag_token",
+        model_type="rag_token" if kind == "pooled" else "rag_sequence",
         max_combined_length=40,
     )
     rag = load_rag(folder, index=index)
@@ -127,6 +127,7 @@ def test_the_code_of_a_card_runs_in_a_new_process(tmp_path, kind):
     save_model_card(folder, rag.model, Origin(), CardIndex(index.manifest, is_inside=True))
     card = card_of(folder)
     assert ("rag_finetune.register()" in card) == (kind == "pooled")
+    assert ("no mask of the padding" in card) == (kind != "pooled")  # RAG-Token has one
     first, second = BLOCK.findall(card.replace("path/to/this/folder", str(folder)))
     question = 'the house of ada ?"'
     for code in (first, f"folder = {str(folder)!r}\n" + second):

@@ -17,7 +17,8 @@ VARIABLES = (
 STAND_IN = """#!/usr/bin/env bash
 case "$1 $2" in
 "-m rag_finetune.encoders.pairs") exec "$REAL_PYTHON" "$@" ;;
-"-m rag_finetune"* | launch*) ;;
+"-m rag_finetune") [ "$4" != --dry_run ] || CALLS+=.dry ;;
+launch*) ;;
 *) exec "$REAL_PYTHON" "$@" ;;
 esac
 printf '%s ' "$(basename "$0")" "$@" >>"$CALLS"
@@ -33,12 +34,13 @@ def run(tmp_path, monkeypatch):
     for name in ("python", "accelerate"):
         (tools / name).write_text(STAND_IN)
         (tools / name).chmod(0o755)
-    calls = tmp_path / "calls"
+    calls, looked = tmp_path / "calls", tmp_path / "calls.dry"
     for name in (*VARIABLES, "VENV", "MODEL_TYPE"):
         monkeypatch.delenv(name, raising=False)
 
     def run(script, *words, **variables):
-        calls.write_text("")
+        for file in (calls, looked):
+            file.write_text("")
         done = subprocess.run(
             [script, *words],
             cwd=tmp_path,
@@ -53,7 +55,7 @@ def run(tmp_path, monkeypatch):
             capture_output=True,
             text=True,
         )
-        done.calls = calls.read_text().splitlines()
+        done.calls, done.looked = (file.read_text().splitlines() for file in (calls, looked))
         return done
 
     return run
@@ -73,14 +75,14 @@ STEPS = ("index/manifest.json", "assembled/config.json", "model/train_results.js
 
 @pytest.fixture
 def begun(run, own, tmp_path):
-    """What a run with these variables notes in its folder, which its first step has not left."""
+    """What a run with these variables notes in its folder, whose steps have left nothing."""
     assert run(SEQUENCE, **own).returncode == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs.txt"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs"]
 
 
-def leave(tmp_path, *names):
+def leave(tmp_path, *names, folder="out"):
     for name in names:
-        path = tmp_path / "out" / name
+        path = tmp_path / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
 
@@ -234,13 +236,66 @@ def test_an_interrupted_training_goes_on(run, own, tmp_path):
 
 def test_a_folder_made_from_other_inputs_is_refused_and_the_difference_shown(run, own, tmp_path):
     assert run(SEQUENCE, **own).returncode == 0
+    leave(tmp_path, *STEPS)
     again = run(SEQUENCE, **own)
     assert again.returncode == 0, again.stderr
     (tmp_path / "other.tsv").write_text("x")
     other = run(SEQUENCE, **{**own, "PASSAGES": "other.tsv"})
-    assert other.returncode == 2
-    assert "was made from other inputs. Choose another OUTPUT_DIR" in other.stderr
+    assert (other.returncode, other.calls, other.looked) == (2, [], [])
+    assert (
+        "error: out/index was made from other inputs. Choose another OUTPUT_DIR, or remove "
+        "out/index out/assembled out/model." in other.stderr
+    )
     assert "now:  PASSAGES=other.tsv" in other.stderr
+
+
+def test_a_mistake_in_a_later_step_costs_nothing_that_is_made(run, own, tmp_path):
+    assert run(SEQUENCE, "--", "--n_docs", "3", **own).returncode == 0
+    leave(tmp_path, "index/manifest.json")
+    (tmp_path / "other.json").write_text("x")
+    done = run(SEQUENCE, "--", "--n_docs", "4", **(own | {"TRAIN_FILE": "other.json"}))
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[3] for call in done.calls] == ["assemble", "train", "compare"]
+
+
+def test_a_training_with_other_flags_takes_the_folder_of_the_former_one_away_alone(
+    run, own, tmp_path
+):
+    assert run(SEQUENCE, "--", "--n_docs", "3", **own).returncode == 0
+    leave(tmp_path, *STEPS)
+    other = run(SEQUENCE, "--", "--n_docs", "4", **own)
+    assert (other.returncode, other.calls) == (2, [])
+    assert "Choose another OUTPUT_DIR, or remove out/model.\n" in other.stderr
+    shutil.rmtree(tmp_path / "out/model")
+    done = run(SEQUENCE, "--", "--n_docs", "4", **own)
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[3] for call in done.calls] == ["train", "compare"]
+
+
+@pytest.mark.parametrize("name", ["MODEL", "QUESTION_ENCODER", "CONTEXT_ENCODER", "GENERATOR"])
+@pytest.mark.parametrize("path", ["/no/such", "./such", "data/no/such"])
+def test_a_network_that_is_not_there_is_said_before_anything_is_made(
+    run, own, tmp_path, name, path
+):
+    done = run(SEQUENCE, **(own | {name: path}))
+    assert (done.returncode, done.calls, done.looked) == (2, [], [])
+    assert f"error: {name} is '{path}': no such folder." in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_questions_and_flags_are_looked_at_before_the_first_step(run, own, clone, tmp_path):
+    done = run(SEQUENCE, "--", "--n_docs", "3", **own)
+    assert done.looked == [
+        "python -m rag_finetune train --dry_run --model_name_or_path out/assembled --train_file "
+        "train_file --output_dir out/model --model_type rag_sequence --n_docs 3 "
+    ]
+    leave(tmp_path, *STEPS)
+    assert run(SEQUENCE, "--", "--n_docs", "3", **own).looked == []  # it is done
+    assert run(clone / SEQUENCE.name).looked == []  # the project's own
+    (tmp_path / "tools/python").write_text('#!/bin/bash\n[[ "$*" != *dry_run* ]] || exit 7\n')
+    done = run(SEQUENCE, **(own | {"OUTPUT_DIR": "third"}))
+    assert done.returncode == 7
+    assert not (tmp_path / "third").exists()
 
 
 INPUTS = (
@@ -258,6 +313,7 @@ def test_inputs_of_the_same_names_and_another_content_are_refused(run, own, tmp_
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     assert run(SEQUENCE, *words, **own).returncode == 0
+    leave(tmp_path, *STEPS, "evaluation/inputs.json")
     os.utime(tmp_path / changed, (1, 1))  # its content is the same
     assert run(SEQUENCE, *words, **own).returncode == 0
     (tmp_path / changed).write_text("changed")
@@ -275,13 +331,16 @@ def test_a_folder_of_passages_counts_with_all_that_is_in_it(run, own, tmp_path):
     page.write_text("one")
     own |= {"PASSAGES": "docs"}
     assert run(SEQUENCE, **own).returncode == 0
+    leave(tmp_path, *STEPS)
     (tmp_path / "docs/.DS_Store").write_text("hidden files are none of them")
     assert run(SEQUENCE, **own).returncode == 0
     page.write_text("two")
     assert "now:  contents of docs: " in run(SEQUENCE, **own).stderr
 
 
-def test_the_recipe_and_the_starter_of_the_default_are_inputs_too(run, clone):
+def test_the_recipe_and_the_starter_of_the_default_are_inputs_too(run, clone, tmp_path):
+    assert run(clone / SEQUENCE.name).returncode == 0
+    leave(tmp_path, *STEPS, folder="runs/rag_sequence")
     changed = ("configs/elements_rag_sequence.yaml", "data/starter/generator/config.json")
     for name in changed:
         assert run(clone / SEQUENCE.name).returncode == 0
@@ -293,8 +352,9 @@ def test_the_recipe_and_the_starter_of_the_default_are_inputs_too(run, clone):
         (clone / name).write_text(before)
 
 
-def test_a_folder_of_the_other_head_is_refused(run, own):
+def test_a_folder_of_the_other_head_is_refused(run, own, tmp_path):
     assert run(SEQUENCE, MODEL="facebook/rag-sequence-nq", **own).returncode == 0
+    leave(tmp_path, *STEPS)
     other = run(TOKEN, MODEL="facebook/rag-sequence-nq", **own)
     assert (other.returncode, other.calls) == (2, [])
     assert "now:  MODEL_TYPE=rag_token" in other.stderr
@@ -470,7 +530,8 @@ def test_an_environment_that_is_not_active_is_named_before_what_needs_it(run, ow
 
 
 def test_a_failing_step_ends_the_script(run, own, tmp_path):
-    (tmp_path / "tools" / "python").write_text(STAND_IN.replace("echo >>", "exit 3; echo >>"))
+    fails = STAND_IN.replace("CALLS+=.dry", "exit 0").replace("echo >>", "exit 3; echo >>")
+    (tmp_path / "tools" / "python").write_text(fails)
     done = run(SEQUENCE, **own)
     assert done.returncode == 3
     assert len(done.calls) == 1

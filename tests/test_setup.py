@@ -64,6 +64,12 @@ def test_what_the_arguments_leave_open_stays_as_the_model_has_it():
     assert (rag.model.config.n_docs, rag.model.config.max_combined_length) == (5, 40)
 
 
+@pytest.mark.parametrize("flag", ["doubt_weight", "passage_loss_weight"])
+def test_weights_between_passages_do_nothing_where_one_is_read_and_that_is_said(flag):
+    with pytest.warns(UserWarning, match=f"--{flag} does nothing where one passage is read"):
+        configured(n_docs=1, **{flag: 0.5})
+
+
 def test_more_passages_than_there_are_become_all_with_a_warning():
     with pytest.warns(UserWarning, match="using all 20"):
         rag, args = configured(n_docs=99)

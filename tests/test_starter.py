@@ -149,6 +149,54 @@ def test_wide_sheets_hold_what_plain_ones_do_not(sheets):
     assert not any(kind[0] == "-" for kind in plain)
 
 
+def test_sentences_about_other_things_follow_as_often_as_asked(sheets):
+    def of_others(contrasts):
+        author = sheets.Author(11)
+        author.wide, author.contrasts = True, contrasts
+        found = []
+        for _ in range(20):
+            world = author.world(4, 12)
+            subject = world.subjects[0]
+            for passage in world.passages(subject, 2, 20, 60):
+                found += [fact for fact in passage.facts if fact[0] != subject]
+                for name, key in passage.facts:  # what is told of others is known to be told
+                    assert world.values[name, key].lower() in passage.text.lower()
+        return len(found)
+
+    assert of_others(1.0) > 1.5 * of_others(0.0)
+
+
+def test_plain_sheets_draw_nothing_for_sentences_that_they_do_not_hold(sheets):
+    author = sheets.Author(3)
+    plain = author.chance
+
+    def chance(share):  # a draw of which nothing can come would change all that follow
+        assert share > 0
+        return plain(share)
+
+    author.chance = chance
+    world = author.world(4, 10)
+    assert world.passages(world.subjects[0], 2, 50, 100)
+
+
+def test_statements_of_wide_sheets_begin_with_the_value_more_often(sheets):
+    from writer import Writer
+
+    def fronted(wide):
+        author = sheets.Author(12)
+        author.wide = wide
+        count = 0
+        for _ in range(30):
+            world = author.world(2, 10)
+            writer = Writer(world, world.subjects[0])
+            for key, one in world.relations.items():
+                value = world.values[world.subjects[0], key]
+                count += writer._single(world.subjects[0], one).startswith(value)
+        return count
+
+    assert fronted(True) > 1.3 * fronted(False)
+
+
 def test_a_comparison_without_a_value_states_no_fact(sheets):
     from writer import Writer
 

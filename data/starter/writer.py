@@ -46,7 +46,7 @@ class Writer:
         length = 0
         while queue and length < high - 8:
             sentence = self._next(queue)
-            if self.others and author.chance(author.contrasts):
+            if author.contrasts and self.others and author.chance(author.contrasts):
                 key = author.pick([*self.keys, *self.world.relations])
                 sentence += " " + self._sentence(self._comparison(key, False))
                 self.named = False  # "it" would be the other one

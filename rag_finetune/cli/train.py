@@ -16,6 +16,7 @@ from rag_finetune.cli.flags import (
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index, right_encoder
+from rag_finetune.training.resume import LATEST, check_resumable, latest_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rag_finetune.training.arguments import RagTrainingArguments
     from rag_finetune.training.rag_trainer import RagTrainer
 
-LATEST = "latest"
+FEW = 20  # questions whose figures are mostly chance
 STOPPED_BY_SIGTERM = 143  # what a shell reports for it
 EPILOG = """\
 Transformers' own training flags are taken as well, such as --learning_rate, --num_train_epochs,
@@ -62,6 +63,7 @@ def make_train_parser() -> argparse.ArgumentParser:
         "--max_eval_samples", type=int, help="validate on the first so many questions"
     )
     add_probe_flag(parser)
+    add_bool(parser, "dry_run", False, "read the flags and the questions, and stop")
     add_bool(parser, "help_all", False, "list Transformers' training flags too")
     return parser
 
@@ -91,7 +93,7 @@ def main(argv: list[str]) -> int:
         return 0
     if "--help_all" not in argv:
         named = peek(argv, "model_name_or_path", "index")
-        if named["model_name_or_path"] is not None:
+        if named["model_name_or_path"] is not None and "--dry_run" not in argv:
             require_usable_index(named["model_name_or_path"], named["index"])
     from rag_finetune.training.arguments import RagTrainingArguments
 
@@ -121,6 +123,9 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             "--eval_on_start needs questions: --validation_file or --validation_split."
         )
+    if data.dry_run:
+        print(f"{_counts(data, train_questions, validation_questions)}.")
+        return 0
     _check_output(args)
     try:
         return _train(data, args, train_questions, validation_questions)
@@ -176,7 +181,7 @@ def _check_output(args: "RagTrainingArguments") -> None:
     if args.resume_from_checkpoint == LATEST:
         args.resume_from_checkpoint = str(latest_checkpoint(folder))
     if args.resume_from_checkpoint is not None:
-        _check_resumable(Path(args.resume_from_checkpoint))
+        check_resumable(Path(args.resume_from_checkpoint))
         if os.environ.get("RANK", "0") == "0":
             (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
         return
@@ -188,40 +193,6 @@ def _check_output(args: "RagTrainingArguments") -> None:
             f"{folder}: already exists and is not empty. Go on with it: --resume_from_checkpoint "
             f"{LATEST}; or choose another --output_dir."
         )
-
-
-def _check_resumable(folder: Path) -> None:
-    """Raise where training cannot go on from a folder as if it had never stopped."""
-    if not (folder / "trainer_state.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: not a checkpoint to resume from, trainer_state.json is missing. Name a "
-            f"whole checkpoint-N, or {LATEST}."
-        )
-    if not (folder / "optimizer.pt").is_file():
-        raise FileNotFoundError(
-            f"{folder}: not a checkpoint to resume from, optimizer.pt is missing (as in a finished "
-            "model, and with --save_only_model). Start a new run from its weights: "
-            f"--model_name_or_path {folder} and another --output_dir."
-        )
-
-
-def latest_checkpoint(folder: Path) -> Path:
-    """The last whole checkpoint-N in a folder; trainer_state.json is what is written last.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    steps = [
-        (int(path.parent.name.removeprefix("checkpoint-")), path.parent)
-        for path in folder.glob("checkpoint-*/trainer_state.json")
-        if path.parent.name.removeprefix("checkpoint-").isdigit()
-    ]
-    if not steps:
-        raise FileNotFoundError(
-            f"{folder}: no whole checkpoint to resume from. Start anew: remove the folder or "
-            "choose another --output_dir, and leave out --resume_from_checkpoint."
-        )
-    return max(steps)[1]
 
 
 def _train(
@@ -243,16 +214,14 @@ def _train(
         raise ValueError(str(error)) from error
     say = print if trainer.is_world_process_zero() else _say_nothing
     say(trainer.describe())
+    counts = _counts(data, train_questions, validation_questions)
+    say(f"{counts}; {args.world_size} process(es).")
     held = 0 if validation_questions is None else len(validation_questions)
-    limits = [
-        f"--{name} {getattr(data, name)}"
-        for name in ("max_train_samples", "max_eval_samples")
-        if getattr(data, name) is not None
-    ]
-    say(
-        f"{len(train_questions):,} questions to train on, {held:,} to validate on"
-        f"{' (' + ', '.join(limits) + ')' if limits else ''}; {args.world_size} process(es)."
-    )
+    if 0 < held < FEW and args.load_best_model_at_end:
+        say(
+            f"Note: {held} question(s) choose the best checkpoint, by chance as much as by merit. "
+            "Give more: --validation_file or --validation_split."
+        )
     if data.probe:
         right = right_encoder(data.model_name_or_path)
         encoder = question_encoder_of(rag, args.max_question_length)
@@ -273,6 +242,17 @@ def _train(
     )
     trainer.end()
     return 0
+
+
+def _counts(
+    data: argparse.Namespace, train_questions: "Dataset", validation_questions: "Dataset | None"
+) -> str:
+    """How many questions there are, in words."""
+    held = 0 if validation_questions is None else len(validation_questions)
+    names = [name for name in ("max_train_samples", "max_eval_samples") if getattr(data, name)]
+    limits = ", ".join(f"--{name} {getattr(data, name)}" for name in names)
+    counts = f"{len(train_questions):,} questions to train on, {held:,} to validate on"
+    return f"{counts} ({limits})" if limits else counts
 
 
 def _data_names(data: argparse.Namespace, count: int, held: int) -> dict[str, str]:

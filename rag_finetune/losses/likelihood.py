@@ -30,7 +30,7 @@ def target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def vocabulary_log_probs(logits: Tensor) -> Tensor:
-    """Mean log-probability over the whole vocabulary, which label smoothing raises.
+    """Mean log-probability over the whole vocabulary, which smoothing and doubt raise.
 
     Args:
         logits: unnormalised scores, shape (…, T, V).
@@ -256,7 +256,7 @@ def _example_losses(
     if doubt_weight:
         live = doc_scores > -torch.inf
         doubt = passage_doubt(token_log_probs, mean_log_probs, mask, live, vocab_size)
-        losses = losses + doubt_weight * doubt.sum(-1) / live.sum(-1).clamp(min=1)
+        losses = losses + doubt_weight * doubt.sum(-1) / live.sum(-1)
     return losses
 
 

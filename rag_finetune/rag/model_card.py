@@ -56,9 +56,17 @@ retriever = RagRetriever.from_pretrained(
 model = {model_class}.from_pretrained(folder)
 model.set_retriever(retriever)
 tokenizer = RagTokenizer.from_pretrained(folder)
-inputs = tokenizer.question_encoder(["Which question do you have?"], return_tensors="pt")
+{mask}inputs = tokenizer.question_encoder(["Which question do you have?"], return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(inputs["input_ids"]), skip_special_tokens=True))
 ```
+"""
+
+MASK = """
+# RagSequenceForGeneration.generate hands its generator no mask of the padding (Transformers 5.23).
+generate = model.generator.generate
+model.generator.generate = lambda ids, **options: generate(
+    ids, **{**options, "attention_mask": ids.ne(model.config.generator.pad_token_id).long()}
+)
 """
 
 
@@ -201,6 +209,7 @@ def _load_section(model: Any, index: CardIndex | None, hub_name: str | None) -> 
         index_argument="" if is_inside else ', index="path/to/index"',
         index='folder + "/index"' if is_inside else '"path/to/index"',
         model_class=type(model).__name__,
+        mask="" if isinstance(model, RagTokenForGeneration) else MASK,
         register_reason=first[0],
         register=first[1],
     )

@@ -5,7 +5,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-LOST_BY = 40.0  # nats: less than a float64 can show beside 1
+LOST_BY = 40.0  # nats: less than a float64 can show beside 1, and far less than a float32
 
 
 class Race:
@@ -40,4 +40,5 @@ class Race:
 
     def is_open(self, pairs: Tensor) -> Tensor:
         """Which of these pairs may still matter, bool (pairs,)."""
-        return self.totals[pairs] >= self.best[self.questions[pairs]] - LOST_BY
+        # Not >=: of what is not a number the rest must not count as certain.
+        return ~(self.totals[pairs] < self.best[self.questions[pairs]] - LOST_BY)

@@ -165,7 +165,8 @@ def sequence_log_probs(
             wanted: another need not be scored to its end. None to score all.
 
     Returns:
-        Nats, shape (C, K); −inf where `pairs` is False.
+        Nats, shape (C, K); −inf where `pairs` is False. With `priors`, of what cannot win only a
+        bound from above.
     """
     generator_config = model.config.generator
     candidates, passages = pairs.nonzero(as_tuple=True)  # (P,) each
@@ -265,7 +266,7 @@ def _block_log_probs(
         chosen = logits[place, sequences[pairs, level + 1]].float()
         log_probs[pairs, level] = chosen - logits.float().logsumexp(-1)[place]
         if race is not None:
-            counted = log_probs[pairs, level] * mask[pairs, level]
+            counted = log_probs[pairs, level].masked_fill(~mask[pairs, level], 0.0)
             race.add(pairs, counted, lengths[pairs] == level + 1)
         node = node.index_copy(0, pairs, place)
     return log_probs

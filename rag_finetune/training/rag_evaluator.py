@@ -144,9 +144,15 @@ class RagEvaluator(Seq2SeqTrainer):
 
     def _example_losses(self, logits: Tensor, labels: Tensor, doc_scores: Tensor) -> Tensor:
         """The loss of each example in nats, shape (batch,)."""
-        names = ("label_smoothing_factor", "passage_loss_weight", "doubt_weight")
-        weights = [getattr(self.args, name) for name in names]
-        return self.target_losses.of(logits, labels, doc_scores, *weights)
+        args = self.args
+        return self.target_losses.of(
+            logits,
+            labels,
+            doc_scores,
+            args.label_smoothing_factor,
+            passage_loss_weight=args.passage_loss_weight,
+            doubt_weight=args.doubt_weight,
+        )
 
 
 def as_questions(dataset: Any, index: PassageIndex) -> TrainingQuestions:

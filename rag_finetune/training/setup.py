@@ -36,6 +36,13 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
             f"max_combined_length {config.max_combined_length} and max_target_length "
             f"{args.max_target_length} must be at most {positions}, the generator's positions."
         )
+    for flag in ("passage_loss_weight", "doubt_weight"):
+        if config.n_docs == 1 and getattr(args, flag):
+            warnings.warn(
+                f"--{flag} does nothing where one passage is read: it weighs passages against "
+                "each other. Raise --n_docs.",
+                stacklevel=3,
+            )
     config.do_marginalize = False  # the loss marginalises
     settings = rag.model.rag.generator.generation_config
     if settings.max_new_tokens is None and (settings.max_length or 0) < args.max_target_length:
