@@ -15,6 +15,7 @@ from rag_finetune.losses.likelihood import (
     rag_negative_log_likelihood,
     rag_negative_log_likelihood_from_states,
 )
+from rag_finetune.rag.recompute import recomputed_activations
 from rag_finetune.rag.scoring import encode_by_length
 
 
@@ -50,7 +51,8 @@ class TargetLosses:
         if self.head is not None:
             hooks.append(self.head.register_forward_pre_hook(self._take))
         try:
-            yield
+            with recomputed_activations():
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
