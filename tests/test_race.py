@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_decoding import contexts_of
-from trained_rag import trained_rag
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from rag_finetune.rag import decoding, race, scoring
-from rag_finetune.rag.decoding import decode
+from rag_finetune.rag.decoding import Decoded, decode
 from rag_finetune.rag.race import LOST_BY, Race
 from rag_finetune.rag.scoring import Contexts
 
@@ -37,59 +40,31 @@ def test_blocks_share_the_bound():
     assert first.is_open(pairs(1)).item()
 
 
-@pytest.mark.parametrize("kind", ["bart", "t5"])
-@pytest.mark.parametrize("options", [{}, {"thorough": False}, {"num_beams": 3}])
-@pytest.mark.parametrize("chunk", [scoring.LOGITS_PER_CHUNK, 300])
-def test_the_best_answer_is_that_of_scoring_all(monkeypatch, kind, options, chunk):
-    monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", chunk)
-    monkeypatch.setattr(race, "LOST_BY", 12.0)  # these candidates are short
-    rag = trained_rag(kind, "rag_sequence")
-    contexts = contexts_of(rag, 24)
-    counted = []
-    plain, step = scoring.sequence_log_probs, rag.model.rag.generator.register_forward_pre_hook
-
-    def without_a_race(*args):
-        return plain(*args[:-1], None)
-
-    def run():
-        counted.append(0)
-        hook = step(
-            lambda *call: counted.append(counted.pop() + len(call[2]["decoder_input_ids"])),
-            with_kwargs=True,
-        )
-        try:
-            return decode(rag.model, contexts, max_new_tokens=7, **options)
-        finally:
-            hook.remove()
-
-    found = run()
-    monkeypatch.setattr(decoding, "sequence_log_probs", without_a_race)
-    expected = run()
-    assert torch.equal(found.sequences, expected.sequences)
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.posteriors, expected.posteriors, rtol=1e-4, atol=1e-4)
-    if options.get("thorough", True):
-        assert counted[0] < counted[1]
-
-
-def untrained(seed: int, std: float) -> SimpleNamespace:
+def untrained(kind: str, seed: int, spread: float) -> SimpleNamespace:
     """A RAG model's generator with random weights, the surer of itself the larger their spread."""
     torch.manual_seed(seed)
-    config = BartConfig(
-        vocab_size=40,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_position_embeddings=64,
-        init_std=std,
-    )
-    generator = BartForConditionalGeneration(config).eval()
-    config = SimpleNamespace(generator=config, bos_token_id=config.bos_token_id)
-    return SimpleNamespace(rag=SimpleNamespace(generator=generator), config=config)
+    size = {"vocab_size": 40, "d_model": 16}
+    if kind == "bart":
+        sizes = "encoder_layers decoder_layers encoder_ffn_dim decoder_ffn_dim".split()
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        layers = dict(zip(sizes, (1, 1, 32, 32), strict=True))
+        config = BartConfig(**size, **layers, **heads, init_std=spread, max_position_embeddings=64)
+        generator = BartForConditionalGeneration(config).eval()
+    else:
+        config = T5Config(
+            **size,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            initializer_factor=8 * spread,
+            decoder_start_token_id=0,
+            bos_token_id=None,
+            tie_word_embeddings=False,
+        )
+        generator = T5ForConditionalGeneration(config).eval()
+    whole = SimpleNamespace(generator=config, bos_token_id=config.bos_token_id)
+    return SimpleNamespace(rag=SimpleNamespace(generator=generator), config=whole)
 
 
 def random_contexts(seed: int, spread: float) -> Contexts:
@@ -99,28 +74,58 @@ def random_contexts(seed: int, spread: float) -> Contexts:
     return Contexts(ids, torch.ones_like(ids), torch.randn(4, 4, generator=draw) * spread)
 
 
+def decode_both(monkeypatch, model, contexts, **options) -> list[tuple[Decoded, int]]:
+    """With the race and without: what comes out, and how many tokens the decoder read."""
+    plain = scoring.sequence_log_probs
+
+    def counted(score) -> tuple[Decoded, int]:
+        read = []
+        monkeypatch.setattr(decoding, "sequence_log_probs", score)
+        hook = model.rag.generator.register_forward_pre_hook(
+            lambda *call: read.append(len(call[2]["decoder_input_ids"])), with_kwargs=True
+        )
+        try:
+            return decode(model, contexts, **options), sum(read)
+        finally:
+            hook.remove()
+
+    return [counted(plain), counted(lambda *args: plain(*args[:-1], None))]
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+@pytest.mark.parametrize("options", [{}, {"thorough": False}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize("chunk", [scoring.LOGITS_PER_CHUNK, 300])
+def test_the_best_answer_is_that_of_scoring_all(monkeypatch, kind, options, chunk):
+    monkeypatch.setattr(scoring, "LOGITS_PER_CHUNK", chunk)
+    monkeypatch.setattr(race, "LOST_BY", 12.0)  # these candidates are short
+    model, contexts = untrained(kind, 1, 1.0), random_contexts(1, 10.0)
+    if kind == "bart":  # answers of different lengths: one is whole before others
+        model.rag.generator.final_logits_bias[0, model.config.generator.eos_token_id] = 4.0
+    (found, read), (expected, read_all) = decode_both(
+        monkeypatch, model, contexts, max_new_tokens=12, **options
+    )
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.posteriors, expected.posteriors, rtol=1e-4, atol=1e-4)
+    assert read < read_all or not options.get("thorough", True)
+
+
 @pytest.mark.parametrize("std", [0.3, 1.0])
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 @pytest.mark.parametrize("options", [{}, {"forced_bos_token_id": 0}], ids=str)
 def test_a_narrow_bound_leaves_the_best_answer_of_random_weights(monkeypatch, std, spread, options):
     monkeypatch.setattr(race, "LOST_BY", 2.0)  # whatever is wrong by a token shows
-    plain = scoring.sequence_log_probs
+    options |= {"max_new_tokens": 20, "num_beams": 3}
     for seed in range(3):
-        found = {}
-        for name, score in {
-            "race": plain,
-            "all": lambda *args: plain(*args[:-1], None),
-        }.items():
-            monkeypatch.setattr(decoding, "sequence_log_probs", score)
-            model, contexts = untrained(seed, std), random_contexts(seed, spread)
-            found[name] = decode(model, contexts, max_new_tokens=20, num_beams=3, **options)
+        model, contexts = untrained("bart", seed, std), random_contexts(seed, spread)
+        (found, _), (expected, _) = decode_both(monkeypatch, model, contexts, **options)
         # What falls 2 nats behind may add to the winner's score, but not win.
-        assert torch.equal(found["race"].sequences, found["all"].sequences)
+        assert torch.equal(found.sequences, expected.sequences)
 
 
 @pytest.mark.parametrize("options", [{}, {"forced_bos_token_id": 0}], ids=str)
 def test_what_is_not_a_number_is_not_taken_for_certain(options):
-    model, contexts = untrained(0, 0.3), random_contexts(0, 1.0)
+    model, contexts = untrained("bart", 0, 0.3), random_contexts(0, 1.0)
     contexts.states = scoring.encode_contexts(model.rag.generator, contexts).clone()
     contexts.states[0] = torch.nan  # as where half precision overflows
     decoded = decode(model, contexts, max_new_tokens=8, **options)
@@ -128,25 +133,21 @@ def test_what_is_not_a_number_is_not_taken_for_certain(options):
 
 
 def test_a_forced_token_that_cannot_be_does_not_count(monkeypatch):
-    model, contexts = untrained(0, 0.3), random_contexts(0, 1.0)
+    model, contexts = untrained("bart", 0, 0.3), random_contexts(0, 1.0)
     model.rag.generator.final_logits_bias[0, 0] = -torch.inf
     options = {"forced_bos_token_id": 0, "max_new_tokens": 8, "num_beams": 2}
-    found = decode(model, contexts, **options)
-    plain = scoring.sequence_log_probs
-    monkeypatch.setattr(decoding, "sequence_log_probs", lambda *args: plain(*args[:-1], None))
-    expected = decode(model, contexts, **options)
+    (found, _), (expected, _) = decode_both(monkeypatch, model, contexts, **options)
     assert torch.equal(found.sequences, expected.sequences)
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-5)
     assert (found.scores < -1).all()
 
 
 def test_several_answers_are_all_scored_to_the_end(monkeypatch):
-    rag = trained_rag("bart", "rag_sequence")
-    seen = []
-    plain = decoding.sequence_log_probs
+    model, contexts = untrained("bart", 0, 0.3), random_contexts(0, 1.0)
+    seen, plain = [], decoding.sequence_log_probs
     monkeypatch.setattr(
         decoding, "sequence_log_probs", lambda *args: (seen.append(args[-1]), plain(*args))[1]
     )
-    decode(rag.model, contexts_of(rag), num_return_sequences=2, max_new_tokens=7)
-    decode(rag.model, contexts_of(rag), num_return_sequences=1, max_new_tokens=7)
+    decode(model, contexts, num_return_sequences=2, max_new_tokens=7)
+    decode(model, contexts, num_return_sequences=1, max_new_tokens=7)
     assert seen[0] is None and seen[1] is not None

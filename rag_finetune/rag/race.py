@@ -40,5 +40,4 @@ class Race:
 
     def is_open(self, pairs: Tensor) -> Tensor:
         """Which of these pairs may still matter, bool (pairs,)."""
-        # Not >=: of what is not a number the rest must not count as certain.
-        return ~(self.totals[pairs] < self.best[self.questions[pairs]] - LOST_BY)
+        return self.totals[pairs] >= self.best[self.questions[pairs]] - LOST_BY
