@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rag_finetune.data.qa import TrainingQuestions
@@ -27,6 +27,7 @@ from rag_finetune.training.callbacks import (
     trainable_table,
 )
 from rag_finetune.training.options import PARTS
+from rag_finetune.training.progress import ProgressLines
 from rag_finetune.training.rag_evaluator import as_items, eval_sets
 from rag_finetune.training.rag_retrieval import RagRetrieval
 from rag_finetune.training.setup import (
@@ -107,6 +108,9 @@ class RagTrainer(RagRetrieval):
             given = rag.model.generation_config
             given.update(**settings.to_dict(), defaults_only=True)
             set_generation_config(rag.model, given)
+        for shown in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown)
+        self.add_callback(ProgressLines())
         watched = {name: self.parts[name] for name in args.trainable}
         self.add_callback(LearningCheck(watched, self.retriever.n_docs))
         self.add_callback(self.sigterm)
