@@ -166,7 +166,7 @@ def test_a_signal_to_one_process_ends_both(tmp_path, how):
 def wait_for_training(process: subprocess.Popen, log: Path) -> list[int]:
     """Process ids of the two workers, once losses are logged."""
     deadline = time.monotonic() + 120
-    while "'loss'" not in log.read_text():
+    while ":  loss " not in log.read_text():
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.2)
