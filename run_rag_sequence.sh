@@ -195,18 +195,21 @@ list_inputs() { # of the step $1; what follows are the flags of train
         ;;
     esac
 }
+existing() { # those of these folders that are there, each after a space
+    local folder
+    for folder; do
+        [ ! -e "$folder" ] || printf ' %s' "$folder"
+    done
+}
 require_same() { # the folder $1 of OUTPUT_DIR is there: it and those that follow go, or its inputs are as they were
-    local made=$output/$1 record=$output/inputs/$1.txt now folder
+    local made=$output/$1 record=$output/inputs/$1.txt now
     now=$(list_inputs "$1" "${train_args[@]}")
     [ ! -e "$record" ] || [ "$now" != "$(cat "$record")" ] || return 0
     if [ ! -e "$record" ]; then
         echo "error: $made is not of this script. Choose another OUTPUT_DIR, or move it." >&2
         exit 2
     fi
-    for folder in "${@:2}"; do
-        [ ! -e "$output/$folder" ] || made+=" $output/$folder"
-    done
-    echo "error: $output/$1 was made from other inputs. Choose another OUTPUT_DIR, or remove $made." >&2
+    echo "error: $made was made from other inputs. Choose another OUTPUT_DIR, or remove $made$(existing "${@:2}")." >&2
     { diff "$record" <(echo "$now") || true; } | sed -n 's/^</  then:/p; s/^>/  now: /p' >&2
     exit 2
 }
@@ -215,9 +218,9 @@ begins() { # the step $1: what it is made from
     list_inputs "$1" "${train_args[@]}" >"$output/inputs/$1.txt"
 }
 train_args=("$@")
-[ ! -e "$output/index/manifest.json" ] || require_same index assembled model
+[ ! -e "$output/index/manifest.json" ] || require_same index "$output/assembled" "$output/model"
 [ -z "$other_passages" ] || [ ! -e "$output/index_counterfactual/manifest.json" ] || require_same index_counterfactual
-[ -n "${MODEL:-}" ] || [ ! -e "$output/assembled/config.json" ] || require_same assembled model
+[ -n "${MODEL:-}" ] || [ ! -e "$output/assembled/config.json" ] || require_same assembled "$output/model"
 [ ! -e "$output/model" ] || require_same model
 [ ! -e "$output/evaluation" ] || require_same evaluation
 
@@ -228,11 +231,8 @@ if [ ! -e "$output/model" ] && { [ -z "$recipe$other_passages" ] || [ $# -gt 0 ]
 fi
 
 require_nothing_later() { # before $1 is made anew: the folders that follow were made from the former one
-    local made=$1 folder later=
-    shift
-    for folder; do
-        [ ! -e "$folder" ] || later+=" $folder"
-    done
+    local made=$1 later
+    later=$(existing "${@:2}")
     if [ -n "$later" ]; then
         echo "error: $made is to be made anew, and what came of the former one is there. Remove$later too." >&2
         exit 2
