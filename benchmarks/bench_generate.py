@@ -1,16 +1,18 @@
 """Decoding from given contexts and scores: ours against plain Transformers.
 
     python benchmarks/bench_generate.py [--size tiny|base|large] [--device D] [--dtype fp32|bf16]
-        [--head rag_sequence|rag_token] [--spread] [--text FILE]
+        [--head rag_sequence|rag_token] [--spread] [--text FILE] [--plain_contexts shipped|trimmed]
 
 Both run the same model with random weights (see side_by_side.py) on the same contexts. Ours decodes
-the questions together; plain Transformers gets one question at a time, padded to its own longest
-context, and the attention mask that its RAG-Sequence search would leave out. RAG-Sequence is
-thorough. With BART's own spread of weights the passages of a question lead to much the same
-candidates; with --spread each passage leads to its own. Checked is that both give the same
-sequences (fp32); under bf16 the share of equal ones is told. Prints one JSON line last:
-`arithmetic_ratio` is how many times as many floating-point operations plain Transformers takes, and
-`share_of_arithmetic_ratio` the part of it that `ratio` reaches. Needs neither faiss nor datasets.
+the questions together; plain Transformers gets one question at a time, its contexts padded to
+max_combined_length, as its retriever ships them, and the attention mask that its RAG-Sequence
+search would leave out. With `--plain_contexts trimmed` somebody has cut them to the longest of the
+question before, which Transformers does not. RAG-Sequence is thorough. With BART's own spread of
+weights the passages of a question lead to much the same candidates; with --spread each passage
+leads to its own. Checked is that both give the same sequences (fp32); under bf16 the share of equal
+ones is told. Prints one JSON line last: `arithmetic_ratio` is how many times as many floating-point
+operations plain Transformers takes, and `share_of_arithmetic_ratio` the part of it that `ratio`
+reaches. Needs neither faiss nor datasets.
 """
 
 import contextlib
@@ -81,15 +83,21 @@ def with_mask(generator: Any) -> Iterator[None]:
         del generator.generate
 
 
+def padded_to(length: int, rows: Tensor, value: int) -> Tensor:
+    """Rows of so many tokens: padded on the right, or without padding that they had."""
+    return torch.nn.functional.pad(rows, (0, length - rows.shape[1]), value=value)
+
+
 def plain(args: Any, model: Any, contexts: Contexts) -> list[list[int]]:
     """Plain Transformers' best sequence of each question, one question at a time."""
     found = []
     for row in range(args.batch_size):
         rows = slice(row * args.n_docs, (row + 1) * args.n_docs)
-        length = int(contexts.attention_mask[rows].sum(-1).max())
+        longest = int(contexts.attention_mask[rows].sum(-1).max())
+        length = MAX_COMBINED_LENGTH if args.plain_contexts == "shipped" else longest
         inputs = {
-            "context_input_ids": contexts.input_ids[rows, :length],
-            "context_attention_mask": contexts.attention_mask[rows, :length],
+            "context_input_ids": padded_to(length, contexts.input_ids[rows], side_by_side.PAD),
+            "context_attention_mask": padded_to(length, contexts.attention_mask[rows], 0),
             "doc_scores": contexts.doc_scores[row : row + 1],
             "n_docs": args.n_docs,
         }
@@ -137,15 +145,6 @@ def candidates_of(args: Any, model: Any, contexts: Contexts) -> float:
     return len(every.sequences) / args.batch_size
 
 
-def operations_of(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products of a call."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 def measure(args: Any) -> dict[str, Any]:
     """Everything that the line of JSON holds."""
     memory = {
@@ -155,7 +154,10 @@ def measure(args: Any) -> dict[str, Any]:
     model = build_model(args)
     contexts = build_inputs(args, model)
     sides = sides_of(args, model, contexts)
-    found = {name: trimmed(call()) for name, call in sides.items()}
+    found, operations = {}, {}
+    for name, call in sides.items():
+        sequences, operations[name] = side_by_side.with_operations(call)
+        found[name] = trimmed(sequences)
     equal = sum(a == b for a, b in zip(found["ours"], found["plain"], strict=True))
     if args.dtype == "fp32" and equal < args.batch_size:
         row = next(i for i in range(args.batch_size) if found["ours"][i] != found["plain"][i])
@@ -163,8 +165,7 @@ def measure(args: Any) -> dict[str, Any]:
             f"The sides differ in {args.batch_size - equal} of {args.batch_size} questions, first "
             f"in {row}: ours {found['ours'][row]}, plain {found['plain'][row]}."
         )
-    operations = {name: operations_of(call) for name, call in sides.items()}
-    timed = side_by_side.alternate(sides, args.repeats, args.device)
+    timed = side_by_side.alternate(sides, args.repeats, args.device, warmups=0)  # warm by now
     rate = side_by_side.matrix_rate(args.device, side_by_side.DTYPES[args.dtype])
     arithmetic = operations["plain"] / operations["ours"]
     tokens = int(contexts.attention_mask.sum())
@@ -194,6 +195,7 @@ def measure(args: Any) -> dict[str, Any]:
             "spread": args.spread,
             "contexts": "synthetic" if args.text is None else args.text.name,
             "context_length": round(tokens / len(contexts.attention_mask), 1),
+            "plain_contexts": args.plain_contexts,
             "repeats": args.repeats,
         },
         **side_by_side.facts(args.device),
@@ -212,6 +214,12 @@ def main() -> None:
         "--spread", action="store_true", help="weights with which passages lead to their own words"
     )
     parser.add_argument("--text", type=Path, help="real passages, one a line; default: synthetic")
+    parser.add_argument(
+        "--plain_contexts",
+        choices=("shipped", "trimmed"),
+        default="shipped",
+        help="to plain Transformers: padded to max_combined_length, or to the question's longest",
+    )
     parser.add_argument(
         "--tokenizer", type=Path, default=DATA / "starter/generator", help="cuts --text"
     )

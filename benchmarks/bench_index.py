@@ -124,8 +124,6 @@ def compare(args: Any, found: np.ndarray, expected: np.ndarray) -> dict[str, flo
 
 def measure(args: Any) -> dict[str, Any]:
     """Everything that the line of JSON holds."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     memory = {
         side: side_by_side.in_own_process(__file__, [*args.words, "--memory_of", side])
         for side in ("ours", "plain")
@@ -133,11 +131,9 @@ def measure(args: Any) -> dict[str, Any]:
     encoder, sides = sides_of(args)
     operations, vectors = {}, {}
     for name, call in sides.items():
-        with FlopCounterMode(display=False) as counter:
-            vectors[name] = call()
-        operations[name] = counter.get_total_flops()
+        vectors[name], operations[name] = side_by_side.with_operations(call)
     equal = compare(args, vectors["ours"], vectors["plain"])
-    timed = side_by_side.alternate(sides, args.repeats, args.device)
+    timed = side_by_side.alternate(sides, args.repeats, args.device, warmups=0)  # warm by now
     rates = {
         "ours": side_by_side.matrix_rate(args.device, side_by_side.DTYPES[args.dtype]),
         "plain": side_by_side.matrix_rate(args.device, torch.float32),

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 SYNTHETIC_LENGTH = 115  # BART tokens of a passage of 100 words
 PAD, BOS, EOS = 1, 0, 2
+Result = TypeVar("Result")
 VERSIONS = ("torch", "transformers", "numpy", "datasets", "faiss-cpu")
 
 
@@ -104,6 +105,15 @@ def alternate(
     if {"ours", "plain"} <= set(sides):
         result["ratio"] = round(medians["plain"] / medians["ours"], 3)
     return result
+
+
+def with_operations(call: Callable[[], Result]) -> tuple[Result, int]:
+    """What a call gives, and the floating-point operations of its matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        result = call()
+    return result, counter.get_total_flops()
 
 
 # ---- Memory ----
