@@ -354,11 +354,14 @@ def test_a_decoder_only_generator_is_refused(tmp_path, parts):
 PLAIN = """
 import sys, torch
 from transformers import RagRetriever, RagSequenceForGeneration, RagTokenizer
-if len(sys.argv) > 3:
-    import rag_finetune
-    rag_finetune.register()
+folder, index = sys.argv[1:]
+try:
+    RagSequenceForGeneration.from_pretrained(folder)
+except KeyError as error:
+    print(error)
+import rag_finetune
+rag_finetune.register()
 torch.set_num_threads(1)
-folder, index = sys.argv[1:3]
 paths = {"passages_path": index + "/passages", "index_path": index + "/dense.faiss"}
 retriever = RagRetriever.from_pretrained(folder, index_name="custom", **paths)
 model = RagSequenceForGeneration.from_pretrained(folder, retriever=retriever).eval()
@@ -384,10 +387,9 @@ def test_a_pooled_checkpoint_gives_the_same_loss_in_plain_transformers(tmp_path,
     shutil.rmtree(tmp_path / "encoder")
     words = [tmp_path / "new" / "assembled", tmp_path / "new" / "index"]
     command = [sys.executable, "-c", PLAIN, *map(str, words)]
-    bare = subprocess.run(command, capture_output=True, text=True)
-    assert "KeyError: 'pooled_encoder'" in bare.stderr
-    done = subprocess.run([*command, "registered"], capture_output=True, text=True, check=True)
-    losses, count = done.stdout.splitlines()[-2:]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    unregistered, losses, count = done.stdout.splitlines()[-3:]
+    assert unregistered == "'pooled_encoder'"
     rag = load_rag(tmp_path / "new" / "assembled")
     questions = ["what is the house of ada ?", "what is the house of ben ?"]
     tokens = rag.tokenizer.question_encoder(questions, padding=True, return_tensors="pt")

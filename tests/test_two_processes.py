@@ -22,6 +22,8 @@ LAUNCH = [
     *("--main_process_port", "0"),
 ]
 
+pytestmark = pytest.mark.timeout(600)  # each launch imports torch three times
+
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])

@@ -1,16 +1,16 @@
-"""Tiny RAG models that have learnt the twenty facts, trained once a process."""
+"""Tiny RAG models that have learnt the twenty facts, trained once for all workers of a run."""
 
-import atexit
+import fcntl
 import functools
-import shutil
-import tempfile
+import os
 from pathlib import Path
 
 import tiny_rag
+from conftest import TRAINED
 
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
-from rag_finetune.rag.checkpoint import Rag, load_rag
+from rag_finetune.rag.checkpoint import Rag, load_rag, place_index, save_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
 
@@ -20,8 +20,17 @@ STEPS = {"bart": 150, "t5": 300}
 @functools.cache
 def trained_rag(kind: str, model_type: str) -> Rag:
     """A model of width 32 that was trained on the twenty questions; leave it as it is."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = Path(os.environ[TRAINED]) / f"{kind}-{model_type}"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be training it
+        if not (folder / "learnt" / "rag_index.json").exists():
+            train(kind, model_type, folder)
+    return load_rag(folder / "learnt")
+
+
+def train(kind: str, model_type: str, folder: Path) -> None:
+    """Train one, into folder/learnt."""
     parts = tiny_rag.save_parts(folder / "parts", kind, width=32, dropout=0.0)
     encoder = tiny_rag.context_encoder(width=32)
     tiny_rag.spread(encoder.model, 0.3)  # else all passages score the same to the sixth digit
@@ -51,5 +60,5 @@ def trained_rag(kind: str, model_type: str) -> Rag:
         logging_strategy="no",
     )
     RagTrainer(rag, args, train_dataset=tiny_rag.questions()).train()
-    rag.model.eval()
-    return rag
+    save_rag(rag.model, rag.tokenizer, folder / "learnt")
+    place_index(rag.retriever.index, folder / "learnt", "link", ours=False)
