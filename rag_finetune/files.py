@@ -223,7 +223,7 @@ def write_text(path: str | Path, text: str) -> None:
         path: the file to make or to replace; missing folders are made.
         text: what it shall hold.
     """
-    with _staged_file(Path(path)) as file:
+    with staged_file(Path(path)) as file:
         file.write(text)
 
 
@@ -244,13 +244,21 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
         path: the file to make or to replace.
         rows: one JSON value a line.
     """
-    with _staged_file(Path(path)) as file:
+    with staged_file(Path(path)) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def _staged_file(path: Path) -> Iterator[TextIO]:
+def staged_file(path: Path) -> Iterator[TextIO]:
+    """Write a UTF-8 file that appears under its name only once it is complete.
+
+    Args:
+        path: the file to make or to replace; missing folders are made.
+
+    Yields:
+        The file to write into; where the block fails, it is removed and an old one stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = _sibling(path, "partial")
     try:

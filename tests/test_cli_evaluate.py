@@ -1,6 +1,7 @@
 """`rag-finetune evaluate`, run in this process."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -10,9 +11,12 @@ from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usa
 
 METRICS = set(
     "exact_match f1 bleu rouge1 rouge2 rougeL recall@1 recall@5 recall@10 recall@20 mrr@10 ndcg@10 "
+    "precision@1 precision@5 precision@10 precision@20 map@20 "
+    "gold_recall@1 gold_recall@5 gold_recall@10 gold_recall@20 "
     "answer_recall@1 answer_recall@5 answer_recall@10 answer_recall@20 answer_in_corpus "
     "distinct_passages top1_frequency doc_entropy n_examples".split()
 )
+AT_7 = {"recall@7", "precision@7", "gold_recall@7", "answer_recall@7"}
 ANSWERS = {"exact_match", "f1", "bleu", "rouge1", "rouge2", "rougeL"}
 
 
@@ -100,7 +104,7 @@ def test_the_batch_size_changes_nothing(tmp_path):
 
 def test_more_passages_than_twenty_add_their_recall(tmp_path):
     ok(*evaluate_words(tmp_path), "--n_docs", 7)
-    assert {"recall@7", "answer_recall@7"} == set(metrics_in(tmp_path)) - METRICS
+    assert AT_7 == set(metrics_in(tmp_path)) - METRICS
 
 
 def test_the_length_of_answers_and_the_decoding_are_what_the_flags_say(tmp_path):
@@ -132,7 +136,7 @@ def test_retrieval_only_measures_no_answers(tmp_path):
 
 def test_retrieval_only_looks_at_n_docs_passages_too(tmp_path):
     ok(*evaluate_words(tmp_path), "--retrieval_only", "--n_docs", 7)
-    assert {"recall@7", "answer_recall@7"} == set(metrics_in(tmp_path)) - METRICS
+    assert AT_7 == set(metrics_in(tmp_path)) - METRICS
 
 
 @pytest.mark.parametrize("flag", ["--num_beams", "--max_new_tokens"])
@@ -147,6 +151,54 @@ def test_retrieval_only_does_without_a_checkpoint(tmp_path):
     words += ["--index", tiny_job() / "index", "--eval_file", tiny_job() / "train.json"]
     ok("evaluate", "--retrieval_only", *words, "--output_dir", tmp_path / "b")
     assert metrics_in(tmp_path / "a") == metrics_in(tmp_path / "b")
+
+
+def test_what_was_found_is_written_as_a_trec_run_and_measured_again(tmp_path):
+    words = [*evaluate_words(tmp_path / "a"), "--retrieval_only", "--run_file", tmp_path / "a.trec"]
+    ok(*words)
+    lines = (tmp_path / "a.trec").read_text().splitlines()
+    first = predictions_in(tmp_path / "a")[0]["passages"][0]
+    assert lines[0].split()[:4] == ["0", "Q0", first["id"], "1"]
+    assert float(lines[0].split()[4]) == pytest.approx(first["score"], abs=1e-5)
+    assert len(lines) == 20 * 20
+    assert "exists. Choose another file" in error_of(*words, "--output_dir", tmp_path / "b")
+    ok(*words, "--overwrite")
+    words = ["--from_run", tmp_path / "a.trec", "--eval_file", tiny_job() / "train.json"]
+    words = ["evaluate", "--retrieval_only", *words, "--index", tiny_job() / "index"]
+    ok(*words, "--output_dir", tmp_path / "b")
+    searched, measured = metrics_in(tmp_path / "a"), metrics_in(tmp_path / "b")
+    assert set(searched) - set(measured) == {"distinct_passages", "top1_frequency", "doc_entropy"}
+    assert measured == {name: searched[name] for name in measured}
+
+
+def test_a_run_is_measured_against_graded_judgements_of_beir(tmp_path):
+    rows = "q1\td1\t2\nq1\td2\t1\nq1\td3\t0\nq2\td3\t1\n"
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    queries = '{"_id": "q1", "text": "who?"}\n{"_id": "q2", "text": "why?"}\n'
+    (tmp_path / "queries.jsonl").write_text(queries)
+    (tmp_path / "run").write_text("q1 Q0 d2 1 3.5 t\nq1 Q0 d3 2 2.5 t\nq1 Q0 d1 3 1.5 t\n")
+    words = ["--from_run", tmp_path / "run", "--eval_file", tmp_path / "qrels/test.tsv"]
+    with pytest.warns(UserWarning, match="1 of 2 questions are not in the run"):
+        ok("evaluate", "--retrieval_only", *words, "--output_dir", tmp_path / "e")
+    metrics = metrics_in(tmp_path / "e")
+    ideal = 2 + 1 / math.log2(3)
+    assert metrics["ndcg@10"] == pytest.approx((1 + 2 / 2) / ideal / 2)
+    assert metrics["map@20"] == pytest.approx((1 + 2 / 3) / 2 / 2)
+    assert (metrics["recall@1"], metrics["gold_recall@1"], metrics["n_examples"]) == (0.5, 0.25, 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--run_file", "r"],
+        ["--from_run", "r"],
+        ["--retrieval_only", "--from_run", "r", "--run_file", "s"],
+    ],
+    ids=" ".join,
+)
+def test_run_files_are_for_retrieval_alone_and_one_way(tmp_path, words):
+    assert "--run_file" in usage_error_of(*evaluate_words(tmp_path), *words)
 
 
 def test_questions_without_gold_have_no_recall(tmp_path):

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from conftest import ROOT
 
-from rag_finetune.metrics.retrieval import has_answer
+from rag_finetune.metrics.answers import has_answer
 from rag_finetune.metrics.text import exact_match_score, normalize_answer
 
 FOLDER = ROOT / "data" / "elements"

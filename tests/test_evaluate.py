@@ -19,9 +19,11 @@ from rag_finetune.rag.checkpoint import Rag, load_rag
 
 FACTS = tiny_rag.facts()
 RETRIEVAL = [
-    *(f"recall@{k}" for k in (1, 5, 10, 20)),
+    *(f"{name}@{k}" for name in ("recall", "precision") for k in (1, 5, 10, 20)),
     "mrr@10",
+    *(f"gold_recall@{k}" for k in (1, 5, 10, 20)),
     "ndcg@10",
+    "map@20",
     *(f"answer_recall@{k}" for k in (1, 5, 10, 20)),
     "answer_in_corpus",
     "distinct_passages",

@@ -148,6 +148,7 @@ def test_beir_questions_come_with_the_ids_that_were_judged_relevant(beir, name):
     assert dataset["question"][:] == QUESTIONS[1:]
     assert dataset["positive_ids"][:] == [["d1", "d4"], ["d3"], ["d3"], []]
     assert dataset["answers"][:] == dataset["positive_passages"][:] == [[], [], [], []]
+    assert dataset["positive_grades"][:] == [[], [2.0], [], []]
 
 
 def test_beir_cannot_be_trained_on(beir):

@@ -19,6 +19,7 @@ from rag_finetune.cli.flags import (
     require_positive,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index, right_encoder
 
 if TYPE_CHECKING:
@@ -46,8 +47,21 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
         "--question_encoder", help="with --retrieval_only: folder or Hub name, for a checkpoint"
     )
     add_encoder_flags(parser)
+    parser.add_argument(
+        "--run_file",
+        metavar="FILE",
+        help="with --retrieval_only: write the passages found as a TREC run, max(20, n_docs) deep",
+    )
+    parser.add_argument(
+        "--from_run",
+        metavar="FILE",
+        help="with --retrieval_only: measure this TREC run instead of searching; with --index, of "
+        "the same passages, also by the answers in their texts",
+    )
     add_probe_flag(parser)
-    add_bool(parser, "overwrite", False, "replace the evaluation that --output_dir holds")
+    add_bool(
+        parser, "overwrite", False, "replace the evaluation that --output_dir holds, and --run_file"
+    )
     return parser
 
 
@@ -55,23 +69,23 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     parser = make_evaluate_parser()
     args = parse(parser, argv)
-    if args.question_encoder and not (args.retrieval_only and args.index):
-        parser.error("--question_encoder goes with --retrieval_only and --index")
-    if args.retrieval_only and (args.num_beams or args.max_new_tokens):
-        parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
-    if bool(args.model_name_or_path) is bool(args.question_encoder):
-        parser.error("give --model_name_or_path, or --retrieval_only with --question_encoder")
+    _check_flags(parser, args)
     require_positive(args, "max_eval_samples")
-    if args.question_encoder:
+    if args.from_run:
+        check_file(args.from_run)
+    elif args.question_encoder:
         require_known_pair(args.question_encoder, args.index)
     else:
         require_usable_index(args.model_name_or_path, args.index)
 
+    from rag_finetune.data.trec import write_run
     from rag_finetune.evaluation.report import METRICS, metrics_table, save_evaluation
 
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
+    if args.run_file and Path(args.run_file).exists() and not args.overwrite:
+        raise FileExistsError(f"{args.run_file}: exists. Choose another file, or give --overwrite.")
     if (folder / METRICS).exists() and not args.overwrite:
         raise FileExistsError(
             f"{folder}: holds an evaluation already. Choose another folder, or give --overwrite."
@@ -79,9 +93,39 @@ def main(argv: list[str]) -> int:
     with _made(folder):
         evaluation = _evaluate(args)
         save_evaluation(evaluation, folder)
+        if args.run_file:
+            write_run(args.run_file, _found(evaluation))
     print(metrics_table(evaluation.metrics))
     print(f"\nWritten to {folder}: metrics.json, predictions.jsonl.")
+    if args.run_file:
+        print(f"Written: {args.run_file}.")
     return 0
+
+
+def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with code 2 where flags do not go together."""
+    if (args.run_file or args.from_run) and not args.retrieval_only:
+        parser.error("--run_file and --from_run go with --retrieval_only")
+    if args.from_run:
+        if args.model_name_or_path or args.question_encoder or args.run_file:
+            parser.error("--from_run does not search: leave out encoder, checkpoint and --run_file")
+        if args.n_docs:
+            parser.error("--n_docs is for searching: --from_run measures all that the run holds")
+        return
+    if args.question_encoder and not (args.retrieval_only and args.index):
+        parser.error("--question_encoder goes with --retrieval_only and --index")
+    if args.retrieval_only and (args.num_beams or args.max_new_tokens):
+        parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
+    if bool(args.model_name_or_path) is bool(args.question_encoder):
+        parser.error("give --model_name_or_path, or --retrieval_only with --question_encoder")
+
+
+def _found(evaluation: "Evaluation") -> dict[str, list[tuple[str, float]]]:
+    """What was found for each question, as a run file has it."""
+    return {
+        row["id"]: [(passage["id"], passage["score"]) for passage in row["passages"]]
+        for row in evaluation.predictions
+    }
 
 
 @contextmanager
@@ -102,6 +146,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _evaluate(args: argparse.Namespace) -> "Evaluation":
     """Load what the flags name, and evaluate."""
+    from rag_finetune.data.trec import check_ids
     from rag_finetune.encoders.load import load_question_encoder
     from rag_finetune.evaluation.evaluate import evaluate_rag, evaluate_retrieval
     from rag_finetune.evaluation.probe import require_better_than_chance
@@ -109,12 +154,16 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
 
+    if args.from_run:
+        return _evaluate_run(args)
     options = decoding_options(args)
     of_encoder = encoder_options(args)
     retrieval: dict[str, Any] = {"progress": True}
     if args.n_docs is not None:
         retrieval["n_docs"] = args.n_docs
     questions = _load_questions(args)
+    if args.run_file:
+        check_ids(questions["id"])
     if args.question_encoder:
         encoder = load_question_encoder(
             args.question_encoder, args.max_question_length, **of_encoder
@@ -137,6 +186,18 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
         return evaluate_rag(rag, questions, progress=True, **options)
     retrieval.setdefault("n_docs", rag.retriever.n_docs)
     return evaluate_retrieval(encoder, rag.retriever.index, questions, **retrieval)
+
+
+def _evaluate_run(args: argparse.Namespace) -> "Evaluation":
+    """Measure the run that the flags name."""
+    from rag_finetune.data.trec import load_run
+    from rag_finetune.evaluation.run_file import evaluate_run
+    from rag_finetune.index.store import open_index
+
+    encoder_options(args)  # refused: there is no encoder
+    questions = _load_questions(args)
+    index = open_index(args.index) if args.index else None
+    return evaluate_run(load_run(args.from_run), questions, index)
 
 
 def _load_questions(args: argparse.Namespace) -> "Dataset":

@@ -55,7 +55,9 @@ def load_questions(
         A dataset with the columns `id`, `question` (strings), `answers` and `positive_ids` (lists
         of strings) and `positive_passages` (lists of {title, text}). Where the file has the gold
         passages themselves, `positive_ids` holds the ids that `iter_contexts` gives them, and
-        `resolve_positives` finds them in any index; `positive_passages` is empty otherwise.
+        `resolve_positives` finds them in any index; `positive_passages` is empty otherwise. Where
+        the file grades its gold passages, as BEIR's may, `positive_grades` (lists of numbers beside
+        `positive_ids`, empty where all are 1) is there too.
 
     Raises:
         ValueError: the file does not fit its format, a value is of another kind, an id is used
@@ -110,6 +112,7 @@ class _Collected:
                 "answers": answers,
                 "positive_ids": example.positive_ids,
                 "positive_passages": example.positive_passages,
+                "positive_grades": example.positive_grades,
             }
         )
 
@@ -141,6 +144,8 @@ class _Collected:
                 f"{self.path}: expected at least one question, found {found}. Check the file."
             )
         features = Features({**FEATURES, "positive_passages": [PASSAGE]})
+        if any(row["positive_grades"] for row in self.rows):
+            features["positive_grades"] = Sequence(Value("float64"))
         columns = {name: [row[name] for row in self.rows] for name in features}
         return Dataset.from_dict(columns, features=features)
 

@@ -26,6 +26,7 @@ class Example:
         positive_ids: ids of its gold passages or documents.
         positive_passages: `title` and `text` of each, in the same order; empty where the file
             gives nothing but ids.
+        positive_grades: how relevant each of `positive_ids` is, above 0; empty where all are alike.
         unanswerable: the file says that the question has no answer.
     """
 
@@ -35,6 +36,7 @@ class Example:
     id: str | None = None
     positive_ids: list[str] = field(default_factory=list)
     positive_passages: list[dict[str, str]] = field(default_factory=list)
+    positive_grades: list[float] = field(default_factory=list)
     unanswerable: bool = False
 
 

@@ -70,7 +70,7 @@ def read_beir(path: str | Path, reading: Reading) -> Iterator[Example]:
     """BEIR: relevance judgements under qrels/, the questions in queries.jsonl one folder up.
 
     The questions that the file of judgements names are read, in the order of queries.jsonl; their
-    gold documents are those with a score above 0. There are no answers.
+    gold documents are those with a score above 0, which is their grade. There are no answers.
     """
     if reading.need_answers:
         raise ValueError(f"{path}: expected questions with answers, found BEIR's. {ANSWERLESS}")
@@ -87,8 +87,11 @@ def read_beir(path: str | Path, reading: Reading) -> Iterator[Example]:
         if query_id is None or query_id not in judged:
             continue
         question = read_string(row, "text", place, "Write it, or delete the row.")
-        ids = judged[query_id]
-        yield Example(place, question, [], id=query_id, positive_ids=ids)
+        gold = judged[query_id]
+        grades = list(gold.values()) if len({1.0, *gold.values()}) > 1 else []
+        yield Example(
+            place, question, [], id=query_id, positive_ids=list(gold), positive_grades=grades
+        )
         lines.pop(query_id, None)
     if lines:
         query_id, line = next(iter(lines.items()))
@@ -155,8 +158,8 @@ def _stripped_lines(path: Path) -> list[str]:
     return lines
 
 
-def _read_qrels(path: str | Path) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The gold ids of each question, and the line that first names it."""
+def _read_qrels(path: str | Path) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """The gold ids of each question with their scores, and the line that first names it."""
     check_file(path)
     rows = _read_cells(path, "\t")
     line, header = next(rows, (1, []))
@@ -165,7 +168,7 @@ def _read_qrels(path: str | Path) -> tuple[dict[str, list[str]], dict[str, int]]
             f"{path}:{line}: expected a header with the columns {list_keys(QRELS_HEADER)}, found "
             f"{list_keys(header) or 'nothing'}. Put that header on the first line."
         )
-    judged: dict[str, list[str]] = {}
+    judged: dict[str, dict[str, float]] = {}
     lines: dict[str, int] = {}
     for line, cells in rows:
         if len(cells) != 3 or not all(cell.strip() for cell in cells):
@@ -174,10 +177,11 @@ def _read_qrels(path: str | Path) -> tuple[dict[str, list[str]], dict[str, int]]
                 f"{len(list(filter(str.strip, cells)))}. Separate them by tabs."
             )
         query_id, passage_id, score = (cell.strip() for cell in cells)
-        gold = judged.setdefault(query_id, [])
+        gold = judged.setdefault(query_id, {})
         lines.setdefault(query_id, line)
-        if _read_score(score, f"{path}:{line}") > 0 and passage_id not in gold:
-            gold.append(passage_id)
+        grade = _read_score(score, f"{path}:{line}")
+        if grade > 0:
+            gold.setdefault(passage_id, grade)
     return judged, lines
 
 

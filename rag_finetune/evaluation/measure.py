@@ -7,16 +7,10 @@ from typing import Any
 import numpy as np
 
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.metrics.answers import answers_in_corpus, has_answer
 from rag_finetune.metrics.health import retrieval_health
-from rag_finetune.metrics.retrieval import (
-    KS,
-    answers_in_corpus,
-    gold_hits,
-    has_answer,
-    ndcg_at_k,
-    recall_at_k,
-    retrieval_metrics,
-)
+from rag_finetune.metrics.ranking import recall_at_k
+from rag_finetune.metrics.retrieval import KS, gold_metrics
 from rag_finetune.metrics.text import load_text_metrics
 from rag_finetune.rag.generation import Answer
 
@@ -88,7 +82,7 @@ def measure(
 
     Returns:
         exact_match, f1, bleu, rouge1, rouge2, rougeL (with a generator, over the questions whose
-        answers are known), recall@k, mrr@10 and ndcg@10 (over those whose gold passages are known),
+        answers are known), what `gold_metrics` gives (over those whose gold passages are known),
         answer_recall@k and answer_in_corpus (the ceiling: share of questions whose answer some
         passage holds; over those with an answer other than the empty string), the figures of
         retrieval health, loss, and n_examples, the number of all. What no question allows is
@@ -102,8 +96,8 @@ def measure(
     metrics = _text_metrics(evaluated)
     if index is not None:
         ks = sorted({*KS, n_docs or KS[0]})
-        metrics |= _gold_metrics(evaluated, ks)
-        metrics |= _answer_metrics(evaluated, ks, index if ceiling else None)
+        metrics |= measure_gold(evaluated, ks)
+        metrics |= measure_answer_recall(evaluated, ks, index if ceiling else None)
         metrics |= health(evaluated, index)
     losses = [row.loss for row in evaluated if row.loss is not None]
     if losses:
@@ -135,17 +129,22 @@ def _text_metrics(evaluated: Sequence[Evaluated]) -> dict[str, float]:
     return metrics
 
 
-def _gold_metrics(evaluated: Sequence[Evaluated], ks: Sequence[int]) -> dict[str, float]:
-    """recall@k, MRR and nDCG over the questions whose gold passages are known."""
+def measure_gold(evaluated: Sequence[Evaluated], ks: Sequence[int]) -> dict[str, float]:
+    """Figures of the ranking over the questions whose gold passages are known."""
     known = [row for row in evaluated if row.question["positive_ids"]]
     if not known:
         return {}
     pairs = [[(p["id"], p["document_id"]) for p in row.passages] for row in known]
-    golds = [row.question["positive_ids"] for row in known]
-    return retrieval_metrics(gold_hits(pairs, golds), ks) | {"ndcg@10": ndcg_at_k(pairs, golds, 10)}
+    return gold_metrics(pairs, [_grades(row.question) for row in known], ks)
 
 
-def _answer_metrics(
+def _grades(question: dict[str, Any]) -> dict[str, float]:
+    """The gold ids of a question, each with its grade: 1 where the file has none."""
+    ids = question["positive_ids"]
+    return dict(zip(ids, question.get("positive_grades") or [1.0] * len(ids), strict=True))
+
+
+def measure_answer_recall(
     evaluated: Sequence[Evaluated], ks: Sequence[int], index: PassageIndex | None
 ) -> dict[str, float]:
     """answer_recall@k, and with an index its ceiling, over the questions that have an answer.

@@ -15,7 +15,7 @@ from datasets import Dataset
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.metrics.retrieval import answers_in_corpus, has_answer
+from rag_finetune.metrics.answers import answers_in_corpus, has_answer
 
 QUESTIONS = 200
 # Fewer whose answer the corpus is known to hold tell nothing, nor do fewer different answers: any

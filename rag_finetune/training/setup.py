@@ -11,11 +11,13 @@ from torch import nn
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.evaluation.measure import Evaluated
-from rag_finetune.metrics.retrieval import KS
+from rag_finetune.metrics.retrieval import KS, gold_metrics
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import check_question_lengths, too_long
 from rag_finetune.training.arguments import ANSWER_METRICS, RagTrainingArguments
 from rag_finetune.training.options import PARTS
+
+OF_GOLD = {name.partition("@")[0] for name in gold_metrics([[]], [["any"]])}
 
 
 def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
@@ -82,7 +84,7 @@ def check_questions(
     ]
     if metric not in reported:
         hint = ""
-        if metric.startswith(("recall@", "mrr@", "ndcg@")):
+        if metric.partition("@")[0] in OF_GOLD:
             hint = " Those of retrieval need gold passages in the validation questions."
         names = ", ".join(sorted(reported))
         raise ValueError(f'metric_for_best_model must be one of {names}; found "{metric}".{hint}')
@@ -98,7 +100,7 @@ def reported_metrics(rag: Rag, items: TrainingQuestions, args: RagTrainingArgume
         names += [f"answer_recall@{k}" for k in ks]
     names += ANSWER_METRICS if args.predict_with_generate else []
     if any(items.questions["positive_ids"][:]):
-        names += ["mrr@10", "ndcg@10", *(f"recall@{k}" for k in ks)]
+        names += gold_metrics([[]], [["any"]], ks)  # their names
     return names
 
 
