@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 
 from rag_finetune.index.corpus import COLUMNS
-from rag_finetune.index.dense import open_dense, search_dense
+from rag_finetune.index.dense_search import open_dense, search_dense
 from rag_finetune.index.manifest import load_manifest, require_equal, require_sizes
 
 PASSAGES = "passages"
