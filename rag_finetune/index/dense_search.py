@@ -12,6 +12,7 @@ from rag_finetune.index.dense_file import check_dense, reason_of, refuse_change
 from rag_finetune.index.recall import (
     NEIGHBOURS,
     RECALL_BOUND,
+    RECALL_TARGET,
     RecallSample,
     Tuned,
     advice,
@@ -114,7 +115,13 @@ def _search_live(index: faiss.Index, vectors: np.ndarray, k: int) -> tuple[np.nd
 
 
 def find_effort(
-    path: Path, vectors: np.ndarray, factory: str, *, seed: int = 0, progress: bool = False
+    path: Path,
+    vectors: np.ndarray,
+    factory: str,
+    *,
+    target: float = RECALL_TARGET,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Tuned:
     """Find the search parameters of a finished index, and measure its recall with them.
 
@@ -122,6 +129,7 @@ def find_effort(
         path: its file.
         vectors: of all its rows, shape (n, dim).
         factory: what FAISS calls it, for what is printed.
+        target: the recall to reach, where an effort reaches it.
         seed: of the sample to measure on.
         progress: print what was measured.
 
@@ -130,7 +138,7 @@ def find_effort(
         warned about.
     """
     opened, sample = open_dense(path), RecallSample(vectors, draw_questions(vectors, seed))
-    tuned = tune(_efforts(opened), lambda parameters: _measure(opened, sample, parameters))
+    tuned = tune(_efforts(opened), lambda parameters: _measure(opened, sample, parameters), target)
     if progress:
         settings = "".join(f", {name} {value}" for name, value in tuned.parameters.items())
         print(f"{factory}: recall@{NEIGHBOURS} {tuned.recall:.3f}{settings}.", flush=True)

@@ -8,25 +8,12 @@ hold no gaps, and plain `RagRetriever`, which asks the same file, takes −1 for
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 
 from rag_finetune.index.dense import blocks_of, write_dense
 from rag_finetune.index.dense_file import check_dense, reason_of
-
-
-class Grown(NamedTuple):
-    """What a carried over index holds besides its passages.
-
-    Attributes:
-        tombstones: vectors of passages that are gone.
-        entries: vectors in all.
-    """
-
-    tombstones: int
-    entries: int
 
 
 def can_grow(factory: str) -> bool:
@@ -45,7 +32,7 @@ def grow_dense(
     added: np.ndarray,
     *,
     progress: bool = False,
-) -> Grown:
+) -> int:
     """Write an index of other rows: those that stay, less those that are gone, and new ones.
 
     Args:
@@ -57,7 +44,7 @@ def grow_dense(
         progress: show a bar.
 
     Returns:
-        What it holds besides.
+        Its tombstones: vectors of rows that are gone, by this or an earlier change.
 
     Raises:
         ValueError: FAISS cannot read the file, or cannot add to it.
@@ -78,7 +65,7 @@ def grow_dense(
     ids = faiss.vector_to_array(index.id_map)
     is_plain = np.array_equal(ids, np.arange(len(vectors)))
     write_dense(faiss.downcast_index(index.index) if is_plain else index, new)
-    return Grown(int((ids < 0).sum()), len(ids))
+    return int((ids < 0).sum())
 
 
 def _as_map(index: faiss.Index) -> faiss.IndexIDMap:
@@ -86,7 +73,8 @@ def _as_map(index: faiss.Index) -> faiss.IndexIDMap:
     if isinstance(index, faiss.IndexIDMap):
         return index
     mapped = faiss.IndexIDMap(faiss.IndexFlatIP(index.d))  # FAISS maps empty ones only
-    mapped.index, mapped.own_fields, mapped.inner = index, False, index  # kept alive by the last
+    index.this.disown()
+    mapped.index, mapped.own_fields = index, True
     mapped.ntotal, mapped.is_trained = index.ntotal, index.is_trained
     faiss.copy_array_to_vector(np.arange(index.ntotal, dtype=np.int64), mapped.id_map)
     return mapped
