@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from rag_finetune.index.dense import build_dense, open_dense, search_dense
+from rag_finetune.index.dense import build_dense
+from rag_finetune.index.dense_search import open_dense, search_dense
 from rag_finetune.index.recall import RecallSample
 
 TYPES = ("flat", "hnsw", "sq8", "ivf_pq")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.index.build import build_index
     from rag_finetune.index.store import open_index
+    from rag_finetune.index.update import compact_index, update_index
     from rag_finetune.rag.assemble import assemble_rag
     from rag_finetune.rag.checkpoint import load_rag, save_rag
     from rag_finetune.rag.generation import generate_answers
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "assemble_rag",
     "build_index",
+    "compact_index",
     "evaluate_rag",
     "generate_answers",
     "load_context_encoder",
@@ -46,6 +48,7 @@ __all__ = [
     "open_index",
     "register",
     "save_rag",
+    "update_index",
 ]
 
 _MODULES = {
@@ -55,6 +58,7 @@ _MODULES = {
     "TrainingQuestions": "data.qa",
     "assemble_rag": "rag.assemble",
     "build_index": "index.build",
+    "compact_index": "index.update",
     "evaluate_rag": "evaluation.evaluate",
     "generate_answers": "rag.generation",
     "load_context_encoder": "encoders.load",
@@ -65,6 +69,7 @@ _MODULES = {
     "open_index": "index.store",
     "register": "encoders.pooled",
     "save_rag": "rag.checkpoint",
+    "update_index": "index.update",
 }
 
 try:

@@ -15,6 +15,8 @@ from rag_finetune import __version__
 
 COMMANDS = {
     "index": "turn passages into an index folder",
+    "update": "bring an index up to date: add, replace and remove documents",
+    "compact": "build the FAISS file of an updated index anew, without what is gone",
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
     "evaluate": "score a checkpoint on a file of questions",

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rag_finetune.index import dense
-from rag_finetune.index.dense import DenseIndex, build_dense, open_dense, search_dense
+from rag_finetune.index.dense import DenseIndex, build_dense
+from rag_finetune.index.dense_search import open_dense, search_dense
 from rag_finetune.index.recall import exact_scores
 
 
@@ -118,13 +119,13 @@ def test_a_flat_file_takes_memory_for_a_block_only(tmp_path):
         build_dense(vectors[:10], folder / "small", "flat")
         before, peak = held(), 0
         import rag_finetune.index.dense as dense
-        blocks = dense._blocks
+        blocks = dense.blocks_of
         def watched(*args):
             global peak
             for block in blocks(*args):
                 peak = max(peak, held())
                 yield block
-        dense._blocks = watched
+        dense.blocks_of = watched
         build_dense(vectors, folder / "dense", "flat")
         print(peak - before)
     """)

@@ -13,7 +13,7 @@ from datasets import load_from_disk
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
-from rag_finetune.index.dense import search_dense
+from rag_finetune.index.dense_search import search_dense
 from rag_finetune.index.store import PassageIndex, open_index
 
 

@@ -17,10 +17,11 @@ from transformers import AutoTokenizer, RagConfig
 
 from rag_finetune.index.build import build_index
 from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.index.versions import TOKENS
 from rag_finetune.retrieval import token_cache
 from rag_finetune.retrieval.context_parts import PROBES, Template
 from rag_finetune.retrieval.retriever import RagIndexRetriever
-from rag_finetune.retrieval.token_cache import FOLDER, load_token_cache
+from rag_finetune.retrieval.token_cache import load_token_cache
 
 TEMPLATE = Template("", " / ", " // ")
 QUESTIONS = [
@@ -99,7 +100,7 @@ def index(tmp_path) -> PassageIndex:
 
 
 def files_of(index: PassageIndex) -> list[str]:
-    return sorted(path.name for path in (index.folder / FOLDER).iterdir())
+    return sorted(path.name for path in (index.folder / TOKENS).iterdir())
 
 
 def retriever_of(folder: Path, kind: str, **options) -> RagIndexRetriever:
@@ -250,15 +251,15 @@ def test_a_tokenizer_that_changes_has_another_cache(index, tokenized, change):
 def test_it_is_made_where_each_passage_is_read_twice_and_opened_by_all(index):
     few = retriever_of(index.folder, "bpe")
     few.expect_contexts(39)
-    assert not any(few._caches.values()) and not (index.folder / FOLDER).exists()
+    assert not any(few._caches.values()) and not (index.folder / TOKENS).exists()
     few.expect_contexts(40)
     assert any(few._caches.values())
     [name] = files_of(index)
-    made = (index.folder / FOLDER / name).stat().st_mtime_ns
+    made = (index.folder / TOKENS / name).stat().st_mtime_ns
     one = retriever_of(index.folder, "bpe")
     one.expect_contexts(1)
     assert any(one._caches.values())
-    assert (index.folder / FOLDER / name).stat().st_mtime_ns == made
+    assert (index.folder / TOKENS / name).stat().st_mtime_ns == made
 
 
 def test_each_tokenizer_and_index_has_its_own(index, tmp_path):
@@ -268,7 +269,7 @@ def test_each_tokenizer_and_index_has_its_own(index, tmp_path):
             assert load_token_cache(index, tokenizer, TEMPLATE, make=True)
     assert len(files_of(index)) == 2
     other = tiny_rag.tiny_index(tmp_path / "other")
-    (other.folder / FOLDER).symlink_to(index.folder / FOLDER)
+    (other.folder / TOKENS).symlink_to(index.folder / TOKENS)
     assert load_token_cache(other, tokenizer, TEMPLATE, make=True)
     assert len(files_of(index)) == 3
 
@@ -276,7 +277,7 @@ def test_each_tokenizer_and_index_has_its_own(index, tmp_path):
 def test_blocks_join_to_the_same_file(index, tmp_path, monkeypatch):
     tokenizer = tiny_rag.word_tokenizer("bart")
     assert load_token_cache(index, tokenizer, TEMPLATE, make=True)
-    path = index.folder / FOLDER / files_of(index)[0]
+    path = index.folder / TOKENS / files_of(index)[0]
     once = path.read_bytes()
     path.unlink()
     monkeypatch.setattr(token_cache, "ROWS_PER_BLOCK", 7)
@@ -299,7 +300,7 @@ def test_a_damaged_file_is_said_and_left(index, damage):
     tokenizer = tiny_rag.word_tokenizer("bart")
     load_token_cache(index, tokenizer, TEMPLATE, make=True)
     [name] = files_of(index)
-    path = index.folder / FOLDER / name
+    path = index.folder / TOKENS / name
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     for make in (False, True):
@@ -364,7 +365,7 @@ def test_a_file_that_cannot_be_read_is_said(index, monkeypatch, make):
 
 
 def test_something_else_in_its_place_is_said(index):
-    (index.folder / FOLDER).write_text("no folder")
+    (index.folder / TOKENS).write_text("no folder")
     tokenizer = tiny_rag.word_tokenizer("t5")
     assert load_token_cache(index, tokenizer, TEMPLATE, make=False) is None
     with pytest.warns(UserWarning, match=r"no token cache \(Not a directory\)"):
@@ -376,7 +377,7 @@ def test_a_separator_that_does_not_part_is_said(index, doc_sep):
     tokenizer, template = tiny_rag.word_tokenizer("t5"), Template("", " / ", doc_sep)
     with pytest.warns(UserWarning, match=r"no token cache \(doc_sep .* is not a space and"):
         assert not load_token_cache(index, tokenizer, template, make=True)
-    assert not (index.folder / FOLDER).exists()
+    assert not (index.folder / TOKENS).exists()
 
 
 def test_passages_that_end_in_white_space_are_counted(tmp_path):
@@ -428,7 +429,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(index, monkeypatch, links
     monkeypatch.setattr(token_cache._Job, "_write", write_late)
     assert load_token_cache(index, tokenizer, TEMPLATE, make=True)
     [name] = files_of(index)
-    assert [(index.folder / FOLDER / name).stat().st_ino] == made
+    assert [(index.folder / TOKENS / name).stat().st_ino] == made
 
 
 def refuse_links(*args):
@@ -442,10 +443,10 @@ def test_a_file_system_without_links_does(index, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_swept_up(index):
-    (index.folder / FOLDER).mkdir()
+    (index.folder / TOKENS).mkdir()
     for name in (".old.bin.partial-1", ".new.bin.partial-2"):
-        (index.folder / FOLDER / name).write_bytes(b"ids")
-    os.utime(index.folder / FOLDER / ".old.bin.partial-1", (0, 0))
+        (index.folder / TOKENS / name).write_bytes(b"ids")
+    os.utime(index.folder / TOKENS / ".old.bin.partial-1", (0, 0))
     assert load_token_cache(index, tiny_rag.word_tokenizer("bart"), TEMPLATE, make=True)
     left, made = files_of(index)
     assert left == ".new.bin.partial-2" and made.endswith(".bin")

@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     network.to(world.device or best_device())
     # Without the prefix, which would count as tokens of every piece.
     passages, locate = _open_source(args, with_prefix(encoder.tokenizer, ""))
-    with _notes_shown(args.debug):
+    with notes_shown(args.debug, "index"):
         index = build_index(
             passages,
             encoder,
@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
             progress=True,
         )
     if world.is_main:
-        print(_summary(args.output_dir, index.manifest))
+        print(index_summary(args.output_dir, index.manifest))
     world.leave()
     return 0
 
@@ -164,18 +164,18 @@ def _open_source(
 
 
 @contextmanager
-def _notes_shown(debug: bool) -> Iterator[None]:
+def notes_shown(debug: bool, command: str) -> Iterator[None]:
     """Print the notes of an exception, such as where the work so far is kept."""
     try:
         yield
     except BaseException as error:
         if not debug:  # a traceback shows them
             for note in getattr(error, "__notes__", []):
-                print(f"rag-finetune index: {note}", file=sys.stderr)
+                print(f"rag-finetune {command}: {note}", file=sys.stderr)
         raise
 
 
-def _summary(folder: str, manifest: Any) -> str:
+def index_summary(folder: str, manifest: Any) -> str:
     """One line about a finished index."""
     exact = manifest.faiss_factory == "Flat"
     kind = "exact index" if exact else f"{manifest.faiss_factory} index"

@@ -55,6 +55,24 @@ def estimate_need(
     return Need(disk + (weights if encoder.local else 0), LIBRARIES + weights + largest)
 
 
+def estimate_version(n_passages: int, dimension: int, text_bytes: int, factory: str) -> Need:
+    """Estimate what a new version of an index takes beside the old one, encoding aside.
+
+    Args:
+        n_passages: number of its passages.
+        dimension: of a vector.
+        text_bytes: of all passages.
+        factory: FAISS's name of the index.
+
+    Returns:
+        Bytes of disk beyond what is used now, and bytes of memory in all.
+    """
+    vectors = FLOAT_BYTES * n_passages * dimension
+    dense = n_passages * _bytes_each(factory, dimension)
+    # The vectors in their new order, the passages with their vectors, the FAISS file.
+    return Need(2 * vectors + text_bytes + dense, LIBRARIES + (dense if factory != "Flat" else 0))
+
+
 def _bytes_each(factory: str, dimension: int) -> int:
     """Bytes that an index holds of a vector: the whole of it where the name tells no less."""
     links = LINK_BYTES if re.match(r"HNSW", factory) else 0

@@ -10,6 +10,7 @@ from rag_finetune.files import describe, read_text, write_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+NEXT = ".next"  # where a new version is written; see index/versions.py
 UNCHECKED = ("context_encoder/", FILE_NAME)
 LIBRARIES = ("transformers", "datasets", "faiss-cpu", "torch", "rag-finetune")
 
@@ -36,6 +37,11 @@ class Manifest:
         library_versions: what built it.
         file_sizes: bytes of each file that an index is opened from; empty where they were not
             written down.
+        tombstones: vectors in the FAISS file whose passages are gone.
+        additions: vectors that were added to the FAISS file since it was built.
+        last_update: sha256 of what the last update was asked for; empty where there was none.
+        place: the folder within the index folder that its files are in, while an update has not
+            moved them to where they belong; empty for the folder itself.
     """
 
     encoder: dict[str, Any]
@@ -54,6 +60,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     library_versions: dict[str, str] = field(default_factory=dict)
     file_sizes: dict[str, int] = field(default_factory=dict)
+    tombstones: int = 0
+    additions: int = 0
+    last_update: str = ""
+    place: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the manifest into an index folder."""
@@ -97,6 +107,8 @@ def load_manifest(folder: Path) -> Manifest:
     for name in ("encoder", "search_parameters", "library_versions", "file_sizes"):
         if not isinstance(data.get(name, {}), dict):
             raise ValueError(f'{path}: "{name}" must be an object, found {describe(data[name])}.')
+    if data.get("place", "") not in ("", NEXT):
+        raise ValueError(f'{path}: "place" must be empty or "{NEXT}", found "{data["place"]}".')
     return Manifest(**data)
 
 

@@ -103,18 +103,23 @@ class Tuned(NamedTuple):
     most: bool
 
 
-def tune(efforts: Iterable[dict[str, int]], measure: Callable[[dict[str, int]], float]) -> Tuned:
-    """Find the least effort that reaches RECALL_TARGET, else the least that is about the best.
+def tune(
+    efforts: Iterable[dict[str, int]],
+    measure: Callable[[dict[str, int]], float],
+    target: float = RECALL_TARGET,
+) -> Tuned:
+    """Find the least effort that reaches a recall, else the least that is about the best.
 
     Args:
         efforts: search parameters, from the fastest search to the most thorough; at least one.
         measure: the recall with these.
+        target: the recall to reach.
     """
     tried = []
     for parameters in efforts:
         recall = measure(parameters)
         tried.append((parameters, recall))
-        if recall >= RECALL_TARGET:
+        if recall >= target:
             break
     else:
         best = max(recall for _, recall in tried)

@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 
 from rag_finetune.index.corpus import COLUMNS
-from rag_finetune.index.dense import open_dense, search_dense
-from rag_finetune.index.manifest import load_manifest, require_equal, require_sizes
+from rag_finetune.index.dense_search import open_dense, search_dense
+from rag_finetune.index.manifest import FILE_NAME, load_manifest, require_equal, require_sizes
 
 PASSAGES = "passages"
 DENSE = "dense.faiss"
@@ -26,6 +26,7 @@ class PassageIndex:
     Attributes:
         folder: where it is; absolute, so that it is found from another working directory.
         manifest: what it says about itself.
+        parts: where its files are: the folder, but for the moment in which an update replaces them.
         passages: the passages, columns id, document_id, title, text, embeddings.
     """
 
@@ -40,14 +41,17 @@ class PassageIndex:
                 f"({self.manifest.fingerprint:.12}). Give the index that belongs to this model, "
                 "or build one with its context encoder."
             )
-        require_sizes(folder, self.manifest.file_sizes)
-        self._dense = open_dense(folder / DENSE, self.manifest.search_parameters)
-        self.passages = _open_passages(folder / PASSAGES)
+        self.parts = self.folder / self.manifest.place
+        parts = folder / self.manifest.place
+        require_sizes(parts, self.manifest.file_sizes)
+        self._dense = open_dense(parts / DENSE, self.manifest.search_parameters)
+        self.passages = _open_passages(parts / PASSAGES)
         self._texts = self.passages.select_columns(list(COLUMNS)).with_format("arrow")
         self._vectors = self.passages.select_columns(["embeddings"]).with_format("arrow")
         remedy = "The folder is damaged: build the index again."
         n_passages, dimension = self.manifest.n_passages, self.manifest.dimension
-        require_equal(folder, f"rows of {DENSE}", n_passages, self._dense.ntotal, remedy)
+        n_vectors = n_passages + self.manifest.tombstones
+        require_equal(folder, f"rows of {DENSE}", n_vectors, self._dense.ntotal, remedy)
         require_equal(folder, f"rows of {PASSAGES}/", n_passages, len(self.passages), remedy)
         require_equal(folder, f"dimension of {DENSE}", dimension, self._dense.d, remedy)
 
@@ -162,7 +166,18 @@ def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageInd
         ValueError: fingerprint, dimension or count differ from the manifest's, or the metric is
             not the inner product.
     """
-    return PassageIndex(Path(folder), fingerprint)
+    path = Path(folder) / FILE_NAME
+    while True:
+        before = path.read_bytes() if path.is_file() else None
+        try:
+            index = PassageIndex(Path(folder), fingerprint)
+        except (OSError, ValueError):
+            if before == (path.read_bytes() if path.is_file() else None):
+                raise
+        else:
+            if before == path.read_bytes():
+                return index
+        # An update has put another version in its place: what was opened may be of both.
 
 
 def _open_passages(folder: Path) -> Dataset:

@@ -30,23 +30,37 @@ def work_folder(target: Path) -> Path:
 
 @contextmanager
 def claimed_work(target: Path) -> Iterator[Path]:
-    """Hold the work folder of an index; no other process can while this one lives.
-
-    It is removed when the block ends well. Where it fails, finished blocks are kept, and a note on
-    the exception says so; a folder without any is removed.
+    """Hold the work folder of an index that is built; see `claimed`.
 
     Args:
         target: the index folder to be.
 
     Yields:
         The work folder, with what an earlier try left in it.
+    """
+    with claimed(work_folder(target), "building") as work:
+        yield work
+
+
+@contextmanager
+def claimed(work: Path, doing: str) -> Iterator[Path]:
+    """Hold a work folder; no other process can while this one lives.
+
+    It is removed when the block ends well. Where it fails, finished blocks are kept, and a note on
+    the exception says so; a folder without any is removed.
+
+    Args:
+        work: the folder, made where there is none.
+        doing: what becomes of the index meanwhile, for messages.
+
+    Yields:
+        The folder, with what an earlier try left in it.
 
     Raises:
         BlockingIOError: another process holds it.
         OSError: it cannot be made.
     """
-    work = work_folder(target)
-    lock = _lock(work)
+    lock = _lock(work, doing)
     try:
         for path in work.glob(".*partial-*"):  # of a file that a killed try was writing
             path.unlink()
@@ -133,7 +147,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _lock(work: Path) -> int:
+def _lock(work: Path, doing: str) -> int:
     """The descriptor of the lock of a work folder; closing it, or dying, gives it back."""
     work.mkdir(parents=True, exist_ok=True)
     lock = os.open(work / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -146,13 +160,13 @@ def _lock(work: Path) -> int:
     except OSError as error:
         warnings.warn(
             f"{work}: the file system has no locks ({error.strerror}). Take care that no second "
-            "process builds this index.",
-            stacklevel=4,
+            f"process is {doing} this index.",
+            stacklevel=6,
         )
         free = True
     if not free:
         os.close(lock)
         raise BlockingIOError(
-            f"{work}: another process is building this index. Wait for it, or name another folder."
+            f"{work}: another process is {doing} this index. Wait for it, or name another folder."
         )
     return lock

@@ -22,6 +22,7 @@ from rag_finetune.encoders.pooled import register
 from rag_finetune.encoders.saving import save_network
 from rag_finetune.files import staged_folder
 from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.index.versions import TOKENS, WORK, link_or_copy
 from rag_finetune.rag.index_choice import require_usable_index
 from rag_finetune.rag.reference import (
     load_index_reference,
@@ -29,11 +30,11 @@ from rag_finetune.rag.reference import (
     write_index_reference,
 )
 from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
-from rag_finetune.retrieval.token_cache import FOLDER as TOKENS
 
 INDEX = "index"
 INDEX_MODES = ("copy", "link", "none")
 COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
+PASSING = [TOKENS, WORK]  # what stands in an index folder and is no part of the index
 MODEL_TYPES: dict[str, Any] = {
     "rag_sequence": RagSequenceForGeneration,
     "rag_token": RagTokenForGeneration,
@@ -156,8 +157,8 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
                 shutil.copytree(
                     index.folder,
                     staged,
-                    copy_function=_link_or_copy if ours else shutil.copy2,
-                    ignore=lambda at, _: [TOKENS] if Path(at) == index.folder else [],
+                    copy_function=link_or_copy if ours else shutil.copy2,
+                    ignore=lambda at, _: PASSING if Path(at) == index.folder else [],
                     dirs_exist_ok=True,
                 )
         write_index_reference(folder, index, INDEX)
@@ -182,9 +183,9 @@ def index_mode(index: PassageIndex, mode: str | None) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of an index, less its token caches, which are made anew where they pay."""
+    """The files of an index, less those that are made anew where they are needed."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if path.relative_to(folder).parts[0] != TOKENS]
+    return [path for path in files if path.relative_to(folder).parts[0] not in PASSING]
 
 
 def _same_files(source: Path, target: Path) -> bool:
@@ -197,14 +198,6 @@ def _same_files(source: Path, target: Path) -> bool:
         }
 
     return target.is_dir() and contents(source) == contents(target)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """Hard-link a file, or copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _open_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:

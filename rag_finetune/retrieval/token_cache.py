@@ -21,6 +21,7 @@ from transformers.utils.logging import tqdm
 
 from rag_finetune.encoders.prefix import tokenizer_state
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.index.versions import TOKENS
 from rag_finetune.index.work import sync
 from rag_finetune.retrieval.context_parts import (
     ANCHOR,
@@ -31,7 +32,6 @@ from rag_finetune.retrieval.context_parts import (
     tokenize_tails,
 )
 
-FOLDER = "tokens"
 VERSION = 1  # of the file and of how its ids are made; a part of its name
 END = np.dtype("<i8")  # where a passage's ids end
 ROWS_PER_BLOCK = 1_000
@@ -112,7 +112,7 @@ def load_token_cache(
         The cache; None where there is none, with a warning where it cannot be read or made: the
         folder does not allow it, or passages cannot be tokenised apart from questions.
     """
-    folder = index.folder / FOLDER
+    folder = index.folder / TOKENS
     try:
         if not make and not folder.is_dir():
             return None
@@ -148,7 +148,7 @@ class _Job:
             index.passages._fingerprint,  # no two builds share it
         ]
         key = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
-        self.path = index.folder / FOLDER / f"{key[:32]}.bin"
+        self.path = index.folder / TOKENS / f"{key[:32]}.bin"
         largest = max(tokenizer.get_vocab().values(), default=0)
         self._dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
         self._ids_start = END.itemsize * (len(index) + 1)

@@ -1,0 +1,94 @@
+"""A dense index carried over to other rows: what cannot be taken out of it is marked as gone.
+
+FAISS's HNSW has no way to remove a vector, and an IVF index that is trained again is an index built
+again. So their vectors stay, under an `IndexIDMap` that gives each its row among the passages of
+now, or −1: a tombstone, which a search passes through and does not return. The passages themselves
+hold no gaps, and plain `RagRetriever`, which asks the same file, takes −1 for no passage.
+"""
+
+import re
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from rag_finetune.index.dense import blocks_of, write_dense
+from rag_finetune.index.dense_file import check_dense, reason_of
+
+
+def can_grow(factory: str) -> bool:
+    """Whether vectors are added to an index of this type; any other is as quickly built again.
+
+    NSG links all its rows at once.
+    """
+    return bool(re.search("HNSW|IVF", factory)) and "NSG" not in factory
+
+
+def grow_dense(
+    old: Path,
+    new: Path,
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    added: np.ndarray,
+    *,
+    progress: bool = False,
+) -> int:
+    """Write an index of other rows: those that stay, less those that are gone, and new ones.
+
+    Args:
+        old: the file of an index for which `can_grow` holds; left as it is.
+        new: the file to make.
+        rows: the row that each of the old rows has from now on, −1 for none, shape (n_old,).
+        vectors: of all rows from now on, shape (n, dim) float32.
+        added: those of them that are new, ascending.
+        progress: show a bar.
+
+    Returns:
+        Its tombstones: vectors of rows that are gone, by this or an earlier change.
+
+    Raises:
+        ValueError: FAISS cannot read the file, or cannot add to it.
+        OSError: the file cannot be written.
+    """
+    check_dense(old)
+    try:
+        index = _as_map(faiss.read_index(str(old)))  # a mapped one cannot be added to
+        ids = faiss.vector_to_array(index.id_map)
+        ids[ids >= 0] = rows[ids[ids >= 0]]
+        faiss.copy_array_to_vector(ids, index.id_map)
+        start = 0
+        for block in blocks_of(_Rows(vectors, added), progress):  # type: ignore[arg-type]
+            index.add_with_ids(block, added[start : start + len(block)].astype(np.int64))
+            start += len(block)
+    except RuntimeError as error:
+        raise ValueError(f"{old}: FAISS cannot add to this index ({reason_of(error)}).") from error
+    ids = faiss.vector_to_array(index.id_map)
+    is_plain = np.array_equal(ids, np.arange(len(vectors)))
+    write_dense(faiss.downcast_index(index.index) if is_plain else index, new)
+    return int((ids < 0).sum())
+
+
+def _as_map(index: faiss.Index) -> faiss.IndexIDMap:
+    """An index under the map from its own numbers to rows; at first they are the same."""
+    if isinstance(index, faiss.IndexIDMap):
+        return index
+    mapped = faiss.IndexIDMap(faiss.IndexFlatIP(index.d))  # FAISS maps empty ones only
+    index.this.disown()
+    mapped.index, mapped.own_fields = index, True
+    mapped.ntotal, mapped.is_trained = index.ntotal, index.is_trained
+    faiss.copy_array_to_vector(np.arange(index.ntotal, dtype=np.int64), mapped.id_map)
+    return mapped
+
+
+class _Rows:
+    """Some rows of vectors, read a block at a time."""
+
+    def __init__(self, vectors: np.ndarray, rows: np.ndarray) -> None:
+        self._vectors, self._rows = vectors, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        found: np.ndarray = self._vectors[self._rows[part]]
+        return found
