@@ -221,8 +221,8 @@ def test_the_room_that_an_earlier_try_takes_is_not_asked_for_again(tmp_path, mon
     assert half_gone == [True]  # it is made anew: out of the way before the disk is looked at
 
 
-def kill_builds(folder: Path, passages: int, kills: int, seed: int) -> dict[str, object]:
-    words = [str(ROOT / "tests" / "killed_builds.py"), str(folder), passages, kills, seed]
+def kill_builds(folder: Path, *numbers: int) -> dict[str, object]:
+    words = [str(ROOT / "tests" / "killed_builds.py"), str(folder), *numbers]
     done = subprocess.run(
         [sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT / "tests"
     )
@@ -246,8 +246,17 @@ def test_builds_killed_at_ten_random_moments_end_as_if_they_had_not_been(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_builds_killed_at_eighty_random_moments_end_as_if_they_had_not_been(tmp_path):
-    check_killed(kill_builds(tmp_path, 3000, 80, 1), 80)
+def test_builds_killed_at_every_moment_end_as_if_they_had_not_been(tmp_path):
+    seen = kill_builds(tmp_path, 150)
+    calls = ("fsync", "rename", "replace", "unlink", "rmdir", "rmtree")
+    assert set(seen["moments"]) == {
+        f"{when} {call}" for when in ("before", "after") for call in calls
+    }
+    assert seen["kills"] == len(seen["moments"])
+    assert set(seen["kept"]) == {0, 1, 2, 3} and seen["blocks"] == 3
+    assert seen["encoded_again"] == 0
+    assert 0 < seen["finished"] < seen["kills"]  # after the folder had its name, and before
+    assert seen["left"] == []
 
 
 def test_every_process_computes_in_what_the_plan_says(tmp_path, monkeypatch):

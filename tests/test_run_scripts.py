@@ -562,15 +562,24 @@ has_python = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def tiny_parts(tmp_path_factory):
+    """The tiny networks of the project's data."""
+    folder = tmp_path_factory.mktemp("tiny") / "parts"
+    subprocess.run([sys.executable, ROOT / "data/tiny/make_models.py", folder], check=True)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("script", [SEQUENCE, TOKEN], ids=lambda path: path.stem)
 @has_python
-def test_tiny_models_memorise_and_a_second_run_prints_the_same_table(script, tmp_path, monkeypatch):
+def test_tiny_models_memorise_and_a_second_run_prints_the_same_table(
+    script, tiny_parts, tmp_path, monkeypatch
+):
     tiny = ROOT / "data/tiny"
-    subprocess.run([sys.executable, tiny / "make_models.py", tmp_path / "parts"], check=True)
     variables = {
-        name.upper(): str(tmp_path / "parts" / name)
+        name.upper(): str(tiny_parts / name)
         for name in ("question_encoder", "context_encoder", "generator")
     }
     variables |= {"PASSAGES": str(tiny / "passages.tsv"), "OUTPUT_DIR": "out"}
