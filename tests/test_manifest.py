@@ -47,6 +47,10 @@ def test_file_holds_what_the_design_lists(tmp_path):
         "format_version": 1,
         "library_versions": {"torch": "2.13.0"},
         "file_sizes": {},
+        "tombstones": 0,
+        "additions": 0,
+        "last_update": "",
+        "place": "",
     }
 
 
