@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
     remove = _read_ids(args.index, args.remove or [])
     inputs: dict[str, Any] = {}
     if args.add or args.replace:
-        _open_sources(args, manifest, None)  # what is wrong with the paths shows first
+        inputs = _open_sources(args, manifest, None)  # what is wrong with the paths shows first
+    if inputs and manifest.has_vectors:
         encoder = load_own_encoder(args.index)
         network: Any = encoder.model
         network.to(best_device())
