@@ -9,7 +9,18 @@ from light_imports import assert_imports_none_of
 from tiny_job import ok, run
 
 from rag_finetune.__main__ import COMMANDS
-from rag_finetune.cli import assemble, compare, doctor, evaluate, index, predict, search, train
+from rag_finetune.cli import (
+    assemble,
+    compact,
+    compare,
+    doctor,
+    evaluate,
+    index,
+    predict,
+    search,
+    train,
+    update,
+)
 from rag_finetune.cli.flags import (
     add_decoding_flags,
     best_device,
@@ -44,6 +55,8 @@ def test_help_of_every_command_imports_nothing_heavy():
 def test_every_flag_says_what_it_is_for(command):
     make = {
         "index": index.make_index_parser,
+        "update": update.make_update_parser,
+        "compact": compact.make_compact_parser,
         "assemble": assemble.make_assemble_parser,
         "train": train.make_help_parser,
         "evaluate": evaluate.make_evaluate_parser,

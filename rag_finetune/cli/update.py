@@ -13,8 +13,8 @@ from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.data.formats import FORMATS
 from rag_finetune.files import read_lines
 
-EPILOG = """Only documents that come are encoded, by the index's own encoder, and cut as the others were.
-Until the new version is whole the old one is searched, also where the command is killed;
+EPILOG = """Only documents that come are encoded, by the index's own encoder, and cut as the others
+were. Until the new version is whole the old one is searched, also where the command is killed;
 the same command then goes on. Documents are added and replaced whole; --remove takes their ids,
 and those of single passages, as id#2."""
 
@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
     remove = _read_ids(args.index, args.remove or [])
     inputs: dict[str, Any] = {}
     if args.add or args.replace:
-        _open_sources(args, manifest, None)  # what is wrong with the paths shows first
+        inputs = _open_sources(args, manifest, None)  # what is wrong with the paths shows first
+    if inputs and manifest.has_vectors:
         encoder = load_own_encoder(args.index)
         network: Any = encoder.model
         network.to(best_device())

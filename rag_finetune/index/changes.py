@@ -123,12 +123,14 @@ class _Wanted:
 
     def stays(self, row: int, passage: str, document: str) -> bool:
         """Take note of a row of the old version; whether it stays."""
+        is_removed = passage in self.remove or document in self.remove
+        if is_removed:
+            self._found |= {passage, document} & self.remove
         if document in self.replace:
             self.first_row.setdefault(document, row)
             self.n_replaced += 1
             return False
-        if passage in self.remove or document in self.remove:
-            self._found |= {passage, document} & self.remove
+        if is_removed:
             self.n_removed += 1
             return False
         self._taken.update(dict.fromkeys(n for n in (document, passage) if n in self.new))

@@ -103,13 +103,13 @@ def _search_live(index: faiss.Index, vectors: np.ndarray, k: int) -> tuple[np.nd
     if not isinstance(index, faiss.IndexIDMap) or not len(vectors):
         found: tuple[np.ndarray, np.ndarray] = index.search(vectors, k)
         return found
-    fetched, is_enough = k, False
+    fetched, most, is_enough = k, index.ntotal, False
     while not is_enough:
-        fetched = max(k, min(2 * fetched, index.ntotal))
+        fetched = max(k, min(2 * fetched, most))
         scores, ids = index.search(vectors, fetched)
         is_live, is_nothing = ids >= 0, (ids < 0) & (scores <= NOTHING)
         is_done = (is_live.sum(1) >= k) | is_nothing.any(1) | is_live.all(1)
-        is_enough = bool(is_done.all()) or fetched >= index.ntotal
+        is_enough = bool(is_done.all()) or fetched >= most
     order = np.argsort(~is_live, axis=1, kind="stable")[:, :k]  # the live ones first, best first
     return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
 

@@ -1,9 +1,10 @@
-"""A dense index carried over to other rows: what cannot be taken out of it is marked as gone.
+"""A dense index carried over to other rows, where building it again would take long.
 
-FAISS's HNSW has no way to remove a vector, and an IVF index that is trained again is an index built
-again. So their vectors stay, under an `IndexIDMap` that gives each its row among the passages of
-now, or −1: a tombstone, which a search passes through and does not return. The passages themselves
-hold no gaps, and plain `RagRetriever`, which asks the same file, takes −1 for no passage.
+An IVF index gives up vectors for good, and its ids are numbered anew; its lists stay as they were
+learnt. FAISS's HNSW has no way to remove a vector, nor has an index that is refined by whole
+vectors: theirs stay, under an `IndexIDMap` that gives each its row among the passages of now, or
+−1: a tombstone, which a search passes through and does not return. Plain `RagRetriever` refuses an
+index with tombstones, by its count of vectors, and would else take −1 for the last passage.
 """
 
 import re
@@ -52,20 +53,54 @@ def grow_dense(
     """
     check_dense(old)
     try:
-        index = _as_map(faiss.read_index(str(old)))  # a mapped one cannot be added to
+        index = faiss.read_index(str(old))  # a mapped one cannot be added to
+        lists = faiss.downcast_index(index.index) if _is_transformed(index) else index
+        if isinstance(lists, faiss.IndexIVF):
+            _renumber(lists, index, rows)
+            return _add(index, vectors, added, new, progress)
+        index = _as_map(index)
         ids = faiss.vector_to_array(index.id_map)
         ids[ids >= 0] = rows[ids[ids >= 0]]
         faiss.copy_array_to_vector(ids, index.id_map)
-        start = 0
-        for block in blocks_of(_Rows(vectors, added), progress):  # type: ignore[arg-type]
-            index.add_with_ids(block, added[start : start + len(block)].astype(np.int64))
-            start += len(block)
+        return _add(index, vectors, added, new, progress)
     except RuntimeError as error:
         raise ValueError(f"{old}: FAISS cannot add to this index ({reason_of(error)}).") from error
-    ids = faiss.vector_to_array(index.id_map)
-    is_plain = np.array_equal(ids, np.arange(len(vectors)))
-    write_dense(faiss.downcast_index(index.index) if is_plain else index, new)
-    return int((ids < 0).sum())
+
+
+def _add(
+    index: faiss.Index, vectors: np.ndarray, added: np.ndarray, path: Path, progress: bool
+) -> int:
+    """Add the new rows and write the file; the number of tombstones."""
+    start, tombstones = 0, 0
+    for block in blocks_of(_Rows(vectors, added), progress):  # type: ignore[arg-type]
+        index.add_with_ids(block, added[start : start + len(block)].astype(np.int64))
+        start += len(block)
+    if isinstance(index, faiss.IndexIDMap):
+        ids = faiss.vector_to_array(index.id_map)
+        tombstones = int((ids < 0).sum())
+        if np.array_equal(ids, np.arange(len(vectors))):
+            index = faiss.downcast_index(index.index)  # which needs no map
+    write_dense(index, path)
+    return tombstones
+
+
+def _renumber(lists: faiss.IndexIVF, index: faiss.Index, rows: np.ndarray) -> None:
+    """Take the rows that are gone out of the lists, and give the others their new numbers.
+
+    Args:
+        lists: the inverted lists.
+        index: the same, or what transforms vectors in front of them.
+        rows: the new row of each old one, −1 for none.
+    """
+    index.remove_ids(np.flatnonzero(rows < 0).astype(np.int64))
+    stored = lists.invlists
+    for number in range(lists.nlist):
+        ids = faiss.rev_swig_ptr(stored.get_ids(number), stored.list_size(number))
+        ids[:] = rows[ids]
+
+
+def _is_transformed(index: faiss.Index) -> bool:
+    return isinstance(index, faiss.IndexPreTransform)
 
 
 def _as_map(index: faiss.Index) -> faiss.IndexIDMap:
@@ -73,7 +108,7 @@ def _as_map(index: faiss.Index) -> faiss.IndexIDMap:
     if isinstance(index, faiss.IndexIDMap):
         return index
     mapped = faiss.IndexIDMap(faiss.IndexFlatIP(index.d))  # FAISS maps empty ones only
-    index.this.disown()
+    index.this.disown()  # type: ignore[attr-defined]
     mapped.index, mapped.own_fields = index, True
     mapped.ntotal, mapped.is_trained = index.ntotal, index.is_trained
     faiss.copy_array_to_vector(np.arange(index.ntotal, dtype=np.int64), mapped.id_map)

@@ -1,4 +1,4 @@
-"""An index written anew from the old one and what comes to it: passages, vectors, FAISS file."""
+"""An index written anew from the old one and what comes to it: passages, vectors, words."""
 
 import os
 from dataclasses import replace
@@ -11,11 +11,12 @@ from transformers.utils.logging import tqdm
 
 from rag_finetune.data.repeats import KeyLog
 from rag_finetune.index.changes import Changes
-from rag_finetune.index.corpus import COLUMNS, write_with_vectors
+from rag_finetune.index.corpus import COLUMNS, passage_texts, write_with_vectors
 from rag_finetune.index.dense import build_dense
 from rag_finetune.index.dense_search import find_effort
 from rag_finetune.index.dense_update import can_grow, grow_dense
 from rag_finetune.index.estimate import estimate_version, format_bytes, require_disk
+from rag_finetune.index.lexical import build_lexical
 from rag_finetune.index.manifest import Manifest, library_versions
 from rag_finetune.index.recall import RECALL_TARGET
 from rag_finetune.index.store import DENSE, PASSAGES, PassageIndex
@@ -27,11 +28,11 @@ VECTORS = "rows.f32"
 class Arrivals(NamedTuple):
     """Passages that come to an index, columns id, document_id, title and text, and their vectors.
 
-    The vectors have shape (n, dim) float32.
+    The vectors have shape (n, dim) float32; None for an index without.
     """
 
     texts: Dataset
-    vectors: np.ndarray
+    vectors: np.ndarray | None
 
 
 def write_version(
@@ -44,7 +45,7 @@ def write_version(
     index_type: str = "",
     progress: bool = False,
 ) -> Manifest:
-    """Write the files of a new version, in memory that does not grow with flat ones.
+    """Write the files of a new version; an index by words, and any but a flat one, in memory.
 
     Args:
         index: the old version, opened.
@@ -69,10 +70,16 @@ def write_version(
     texts = texts.select(changes.order)
     _require_room(index, len(changes.order), arrivals, work, progress)
     folder.mkdir()
-    vectors = _gather_vectors(index, changes, arrivals, work / VECTORS, progress)
-    write_with_vectors(texts, vectors, folder / PASSAGES)
-    dense = _write_dense(index, changes, vectors, folder / DENSE, index_type, progress)
-    (work / VECTORS).unlink()
+    dense: dict[str, Any] = {}
+    if index.manifest.has_vectors:
+        vectors = _gather_vectors(index, changes, arrivals, work / VECTORS, progress)
+        write_with_vectors(texts, vectors, folder / PASSAGES)
+        dense = _write_dense(index, changes, vectors, folder / DENSE, index_type, progress)
+        (work / VECTORS).unlink()
+    else:
+        write_with_vectors(texts, None, folder / PASSAGES)
+    for kind, settings in index.manifest.lexical.items():
+        build_lexical(passage_texts(texts), folder / kind, kind, **settings)
     return replace(
         index.manifest,
         n_passages=len(texts),
@@ -120,7 +127,7 @@ def _gather_vectors(
             rows = changes.order[start : start + ROWS_PER_BLOCK]
             is_new = rows >= changes.n_old
             block = index.vectors_at(np.where(is_new, -1, rows))
-            if arrivals is not None:
+            if arrivals is not None and arrivals.vectors is not None:
                 block[is_new] = arrivals.vectors[rows[is_new] - changes.n_old]
             file.write(block.tobytes())
             bar.update(len(rows))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from dataclasses import replace as with_values
 from itertools import chain
 from pathlib import Path
@@ -15,11 +16,11 @@ from datasets import Dataset
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.changes import Changes, plan_changes
-from rag_finetune.index.corpus import FEATURES, open_passages
+from rag_finetune.index.corpus import FEATURES, open_passages, write_passages
 from rag_finetune.index.dense import require_type
 from rag_finetune.index.job import TEXTS, IndexJob
+from rag_finetune.index.lexical import require_lexical
 from rag_finetune.index.manifest import NEXT, Manifest, load_manifest
-from rag_finetune.index.plan import Plan
 from rag_finetune.index.processes import World
 from rag_finetune.index.rewrite import Arrivals, write_version
 from rag_finetune.index.store import CONTEXT_ENCODER, PassageIndex, open_index
@@ -47,8 +48,8 @@ def update_index(
     process is killed (`versions.py` says how). The same call again goes on from where a killed one
     was, or finds its work done. Passages stand in the order of a fresh build on the passages of
     now: replaced documents in place, new ones at the end. A flat index, and any type to which FAISS
-    cannot add, then equals a fresh build; HNSW and IVF keep their graph or their lists, and mark
-    vectors as gone.
+    cannot add, then equals a fresh build, as do indexes by words; IVF keeps its lists, and HNSW its
+    graph, in which vectors of passages that are gone stay as tombstones that no search returns.
 
     Args:
         folder: the index folder.
@@ -79,21 +80,19 @@ def update_index(
         raise ValueError(f"{folder}: nothing to add, to replace or to remove was given.")
     with claimed_index(folder) as work:
         index = open_index(folder)
-        job = plan = None
-        new = Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
+        for kind, settings in index.manifest.lexical.items():
+            require_lexical(kind, settings.get("language"))
+        taken = _Taken()
         if first is not None:
-            job = _job(work, encoder or load_own_encoder(folder), index.manifest)
-            job.prepare(chain([first], coming))
-            plan, new = job.plan(), open_passages(work / TEXTS)
-        request = _digest(plan, counts["replace"], remove)
+            taken = _take(work, index, chain([first], coming), encoder)
+        request = _digest(taken.digest, counts["replace"], remove)
         if request == index.manifest.last_update:
             _say(f"{folder}: this update was made already.", progress)
             return index
+        new = taken.texts
         changes = plan_changes(index.passages, new, counts["replace"], remove, progress=progress)
         _say(_summary(changes, counts), progress)
-        arrivals = None
-        if job is not None and plan is not None:
-            arrivals = Arrivals(new, _encode(job, plan, locate, progress))
+        arrivals = Arrivals(new, _encode(taken, locate, progress)) if len(new) else None
         version = write_version(index, changes, arrivals, work, folder / NEXT, progress=progress)
         switch(folder, with_values(version, last_update=request))
     return _opened(folder)
@@ -125,6 +124,8 @@ def compact_index(
     with claimed_index(folder) as work:
         index = open_index(folder)
         manifest = index.manifest
+        if index_type and not manifest.has_vectors:
+            raise ValueError(f"{folder}: holds no vectors, so it has no index_type.")
         wanted = index_type or manifest.index_type
         is_grown = bool(manifest.tombstones or manifest.additions)
         n, dimension = manifest.n_passages, manifest.dimension
@@ -204,37 +205,62 @@ def _counted(passages: Passages, name: str, counts: dict[str, int]) -> Iterator[
         yield passage
 
 
-def _job(work: Path, encoder: TextEncoder, manifest: Manifest) -> IndexJob:
-    """The part of building an index that an update needs: to write passages and to encode them.
+@dataclass
+class _Taken:
+    """Passages that come, written down.
+
+    Attributes:
+        digest: sha256 over them; empty where there are none.
+        texts: the passages, columns id, document_id, title and text.
+        job: encodes them; None where nothing is to be encoded.
+    """
+
+    digest: str = ""
+    texts: Dataset = field(
+        default_factory=lambda: Dataset.from_dict({n: [] for n in FEATURES}, features=FEATURES)
+    )
+    job: IndexJob | None = None
+
+
+def _take(
+    work: Path, index: PassageIndex, passages: Passages, encoder: TextEncoder | None
+) -> _Taken:
+    """Write the passages that come into the work folder, and plan their encoding.
 
     Raises:
-        ValueError: the encoder is not that of the index.
+        ValueError: a passage is malformed, or the encoder is not that of the index.
     """
+    manifest = index.manifest
+    if not manifest.has_vectors:
+        corpus = write_passages(passages, work / TEXTS)
+        return _Taken(corpus.digest, open_passages(work / TEXTS))
+    encoder = encoder or load_own_encoder(index.folder)
     job = IndexJob(work, encoder, "flat", manifest.dtype, World(), progress=False)
     if job.fingerprint != manifest.fingerprint:
         raise ValueError(
             f"expected the encoder with fingerprint {manifest.fingerprint:.12}, found "
             f"{encoder.name} with {job.fingerprint:.12}. Load it with load_own_encoder."
         )
-    return job
+    job.prepare(passages)
+    return _Taken(job.plan().passages, open_passages(work / TEXTS), job)
 
 
 def _encode(
-    job: IndexJob,
-    plan: Plan,
-    locate: Callable[[list[str]], Mapping[str, str]] | None,
-    progress: bool,
-) -> np.ndarray:
-    """The vectors of the passages that come."""
+    taken: _Taken, locate: Callable[[list[str]], Mapping[str, str]] | None, progress: bool
+) -> np.ndarray | None:
+    """The vectors of the passages that come; None for an index without."""
+    if taken.job is None:
+        return None
+    job, plan = taken.job, taken.job.plan()
     job.shown = progress
     job.encode(plan)
     job.check(plan, locate)
     return job.vectors(plan).read()
 
 
-def _digest(plan: Plan | None, n_replacing: int, remove: Collection[str]) -> str:
+def _digest(passages: str, n_replacing: int, remove: Collection[str]) -> str:
     """sha256, in hex, over what an update is asked for."""
-    parts = [plan.passages if plan else "", n_replacing, sorted(set(remove))]
+    parts = [passages, n_replacing, sorted(set(remove))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -110,8 +110,8 @@ def settle(folder: Path) -> None:
         replace(manifest, place="").save(folder)
         sync(folder)
     shutil.rmtree(folder / NEXT, ignore_errors=True)
-    for path in folder.glob(".*.partial-*"):  # of a file that a killed change was writing
-        path.unlink()
+    for path in [*folder.glob(".*.partial-*"), *folder.glob(".*.old-*")]:  # a kill left them
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def link_or_copy(source: str, target: str) -> None:
