@@ -230,13 +230,13 @@ def _evaluators(
         evaluate_closed_book,
         evaluate_lexical,
         evaluate_most_frequent,
-        require_bm25,
     )
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.evaluation.other_index import changed_ids, evaluate_other_index
+    from rag_finetune.index.lexical import require_lexical
     from rag_finetune.rag.checkpoint import MODEL_TYPES, load_rag
 
-    require_bm25()
+    require_lexical("bm25")
 
     @functools.cache
     def load(name: str, index: str | None = args.index) -> "Rag":

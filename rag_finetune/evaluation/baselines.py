@@ -1,7 +1,6 @@
 """What a model must beat: the most frequent answer, no passages at all, and BM25's passages."""
 
 import functools
-import importlib.util
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -20,13 +19,14 @@ from rag_finetune.evaluation.evaluate import (
     require_retriever,
 )
 from rag_finetune.evaluation.measure import Evaluated, measure
+from rag_finetune.index.corpus import passage_texts
+from rag_finetune.index.lexical import LexicalIndex, make_lexical, require_lexical
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import Answer, Retrieved, write_contexts
+from rag_finetune.rag.scoring import mask_missing
 
 NOTHING = {"title": "", "text": ""}
-WORD = r"(?u)\b\w+\b"  # single characters too: "element H"
-BLOCK = 10_000  # passages read at a time
 
 
 def evaluate_closed_book(rag: Rag, questions: Dataset, **options: Any) -> Evaluation:
@@ -72,21 +72,25 @@ def evaluate_lexical(
     Raises:
         ValueError: bm25s is not installed; or as for `evaluate_rag`.
     """
-    require_bm25()
+    require_lexical("bm25")
     retriever = require_retriever(rag)
     n_docs = retriever.clamp(n_docs)
-    find = bm25_search(retriever.index)
     depth = min(max(RETRIEVAL_DEPTH, n_docs), len(retriever.index))
 
     def search(texts: list[str], tokens: Any) -> Retrieved:
-        passages = find(texts, depth)
-        read = [found[:n_docs] for found in passages]
-        scores = torch.tensor([[passage["score"] for passage in found] for found in read])
-        contexts = write_contexts(rag.model, retriever, tokens["input_ids"], read, scores)
-        return Retrieved(contexts, passages)
+        found, rows = bm25_of(retriever.index).search(texts, depth)
+        passages = retriever.index.passages_at(rows)
+        for passage, score in zip(passages, found.reshape(-1).tolist(), strict=True):
+            passage["score"] = score
+        groups = [passages[start : start + depth] for start in range(0, len(passages), depth)]
+        doc_ids = rows[:, :n_docs]
+        scores = mask_missing(torch.from_numpy(found[:, :n_docs]), torch.from_numpy(doc_ids))
+        read = [group[:n_docs] for group in groups]
+        ids = tokens["input_ids"]
+        return Retrieved(write_contexts(rag.model, retriever, ids, read, scores, doc_ids), groups)
 
     rows = answer_questions(rag, questions, search, **options)
-    return evaluation_of(rows, retriever.index, n_docs)
+    return evaluation_of(rows, retriever.index, n_docs, by_words=True)
 
 
 def evaluate_most_frequent(
@@ -126,53 +130,10 @@ def evaluate_most_frequent(
     return Evaluation(measure(rows, None), [row.prediction() for row in rows])
 
 
-def require_bm25() -> None:
-    """Raise where bm25s, which the extra `lexical` installs, is missing.
-
-    Raises:
-        ValueError: it is.
-    """
-    if importlib.util.find_spec("bm25s") is None:
-        raise ValueError("BM25 needs bm25s: pip install 'rag-finetune[lexical]'.")
-
-
 @functools.lru_cache(maxsize=1)
-def bm25_search(index: PassageIndex) -> Callable[[list[str], int], list[list[dict[str, Any]]]]:
-    """A search by words over the titles and texts of an index.
+def bm25_of(index: PassageIndex) -> LexicalIndex:
+    """BM25 over the passages of an index, in memory, without the words of any language.
 
-    Lucene's BM25 with k₁ = 1.5 and b = 0.75 over lower-cased words, without stemming or a list of
-    stop words, as these belong to one language. That of the last index is kept: several sets of
-    questions are asked of it.
-
-    Returns:
-        A function of questions and a depth: id, document_id, title, text and score of so many
-        passages for each, best first.
-
-    Source:
-        Lù 2024, BM25S: orders of magnitude faster lexical search via eager sparse scoring,
-        arXiv:2407.03618.
+    That of the last index is kept: several sets of questions are asked of it.
     """
-    import bm25s
-
-    def words(texts: list[str]) -> Any:
-        return bm25s.tokenize(
-            texts, token_pattern=WORD, stopwords=[], return_ids=False, show_progress=False
-        )
-
-    corpus: list[list[str]] = []
-    for block in index.passages.select_columns(["title", "text"]).iter(BLOCK):
-        pairs = zip(block["title"], block["text"], strict=True)
-        corpus += words([f"{title} {text}" for title, text in pairs])
-    bm25 = bm25s.BM25()
-    bm25.index(corpus, show_progress=False)
-
-    def find(questions: list[str], depth: int) -> list[list[dict[str, Any]]]:
-        rows, scores = bm25.retrieve(
-            words(questions), k=depth, show_progress=False, backend_selection="numpy"
-        )
-        found: list[dict[str, Any]] = index.passages_at(rows)
-        for passage, score in zip(found, scores.reshape(-1).tolist(), strict=True):
-            passage["score"] = score
-        return [found[start : start + depth] for start in range(0, len(found), depth)]
-
-    return find
+    return make_lexical(passage_texts(index.passages), "bm25")

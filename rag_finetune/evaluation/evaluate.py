@@ -225,14 +225,21 @@ def _scores(vectors: np.ndarray, embeds: np.ndarray, doc_ids: np.ndarray) -> lis
     return scores
 
 
-def evaluation_of(rows: Sequence[Evaluated], index: PassageIndex, n_docs: int) -> Evaluation:
-    """Every figure that the rows allow, and the predictions."""
+def evaluation_of(
+    rows: Sequence[Evaluated], index: PassageIndex, n_docs: int, *, by_words: bool = False
+) -> Evaluation:
+    """Every figure that the rows allow, and the predictions; by_words: of a search by words."""
     bare = sum(not any(passage["id"] for passage in row.passages) for row in rows)
     if bare:
+        why = "none has a word of the question. They are answered without evidence."
+        if not by_words:
+            why = (
+                f"an approximate index ({index.manifest.faiss_factory}): it looks in too few "
+                "places. They are answered without evidence. Build it with other search "
+                "parameters, or flat."
+            )
         warnings.warn(
-            f"{bare:,} of {len(rows):,} questions find no passage at all in {index.folder}, an "
-            f"approximate index ({index.manifest.faiss_factory}): it looks in too few places. They "
-            "are answered without evidence. Build it with other search parameters, or flat.",
+            f"{bare:,} of {len(rows):,} questions find no passage at all in {index.folder}, {why}",
             stacklevel=3,
         )
     return Evaluation(measure(rows, index, n_docs), [row.prediction() for row in rows])

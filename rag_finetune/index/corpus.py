@@ -93,6 +93,13 @@ def write_with_vectors(passages: Dataset, vectors: np.ndarray, folder: Path) -> 
     write_json(folder / "state.json", _state(name, passages._fingerprint))
 
 
+def passage_texts(passages: Dataset) -> Iterator[str]:
+    """What is searched by words of each passage: its title and its text, read in blocks."""
+    for block in passages.select_columns(["title", "text"]).with_format(None).iter(ROWS_PER_BATCH):
+        for title, text in zip(block["title"], block["text"], strict=True):
+            yield f"{title} {text}"
+
+
 def _state(data_file: str, fingerprint: str) -> dict[str, Any]:
     """What `datasets.load_from_disk` reads besides the data."""
     return {

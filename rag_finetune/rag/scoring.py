@@ -70,9 +70,14 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
     with torch.autocast(question_hidden_states.device.type, enabled=False):
         embeds = doc_embeds.to(question_hidden_states.device, torch.float32)
         scores = (question_hidden_states.float().unsqueeze(1) * embeds).sum(-1)
-    is_none = doc_ids.to(scores.device) < 0
-    is_first = torch.arange(scores.shape[1], device=scores.device) == 0
-    scores = scores.masked_fill(is_none, -torch.inf)
+    return mask_missing(scores, doc_ids)
+
+
+def mask_missing(doc_scores: Tensor, doc_ids: Tensor) -> Tensor:
+    """Scores of passages, with what `score_passages` says of those that are none."""
+    is_none = doc_ids.to(doc_scores.device) < 0
+    is_first = torch.arange(doc_scores.shape[1], device=doc_scores.device) == 0
+    scores = doc_scores.masked_fill(is_none, -torch.inf)
     return scores.masked_fill(is_none.all(dim=1, keepdim=True) & is_first, 0.0)
 
 
