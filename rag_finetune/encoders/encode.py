@@ -92,7 +92,7 @@ def encode_block(
         encoder.model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
     )
     with evaluation_mode(encoder.model), torch.inference_mode(), autocast:
-        for batch in _batches(lengths):
+        for batch in length_batches(lengths):
             vectors[batch] = encoder.forward([token_ids[row] for row in batch])
             advance(len(batch))
     return vectors, [row for row, length in enumerate(lengths) if length >= encoder.max_length]
@@ -136,7 +136,7 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

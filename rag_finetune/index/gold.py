@@ -54,6 +54,31 @@ def resolve_positives(questions: Dataset, index: PassageIndex) -> Dataset:
     )
 
 
+def gold_rows(questions: Dataset, index: PassageIndex) -> list[list[int]]:
+    """Rows of an index that hold the gold passages of each question.
+
+    Args:
+        questions: as from `load_questions`.
+        index: the opened index.
+
+    Returns:
+        For each question rows in the order of its gold ids; of a document that was cut, the rows of
+        all pieces. Empty where the index has none.
+
+    Warns:
+        UserWarning: see `resolve_positives`.
+    """
+    golds = resolve_positives(questions, index)["positive_ids"][:]
+    wanted = {name for names in golds for name in names}
+    rows: dict[str, list[int]] = {}
+    names = index.passages.select_columns(["id", "document_id"]).with_format(None)
+    for number, block in enumerate(names.iter(batch_size=BLOCK)):
+        for row, pair in enumerate(zip(block["id"], block["document_id"], strict=True)):
+            for name in wanted.intersection(pair):
+                rows.setdefault(name, []).append(number * BLOCK + row)
+    return [list(dict.fromkeys(row for name in ids for row in rows.get(name, ()))) for ids in golds]
+
+
 class _Golds:
     """Gold passages, sorted by text, and the ids under which an index turned out to have them."""
 
