@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "turn passages into an index folder",
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
+    "train-retriever": "train question and context encoder by contrast",
     "evaluate": "score a checkpoint on a file of questions",
     "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",
@@ -65,7 +66,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     before, warnings.formatwarning = warnings.formatwarning, one_line
     try:
-        module = importlib.import_module(f"rag_finetune.cli.{command}")
+        module = importlib.import_module(f"rag_finetune.cli.{command.replace('-', '_')}")
         code = module.main(arguments)
         sys.stdout.flush()  # so that a reader who has gone shows here, and not at exit
         return int(code or 0)
