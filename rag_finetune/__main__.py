@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "turn passages into an index folder",
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
+    "train-retriever": "train question and context encoder by contrast",
     "evaluate": "score a checkpoint on a file of questions",
     "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",

@@ -9,7 +9,17 @@ from light_imports import assert_imports_none_of
 from tiny_job import ok, run
 
 from rag_finetune.__main__ import COMMANDS
-from rag_finetune.cli import assemble, compare, doctor, evaluate, index, predict, search, train
+from rag_finetune.cli import (
+    assemble,
+    compare,
+    doctor,
+    evaluate,
+    index,
+    predict,
+    search,
+    train,
+    train_retriever,
+)
 from rag_finetune.cli.flags import (
     add_decoding_flags,
     best_device,
@@ -46,6 +56,7 @@ def test_every_flag_says_what_it_is_for(command):
         "index": index.make_index_parser,
         "assemble": assemble.make_assemble_parser,
         "train": train.make_help_parser,
+        "train-retriever": train_retriever.make_help_parser,
         "evaluate": evaluate.make_evaluate_parser,
         "compare": compare.make_compare_parser,
         "predict": predict.make_predict_parser,
