@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def test_wrong_usage_ends_with_2(job, tmp_path, words, message):
 
 def test_missing_flags_are_named():
     error = usage_error_of("index", "--passages", "x")
-    assert "required: --context_encoder, --output_dir" in error
+    assert "required: --output_dir" in error
 
 
 QUESTIONS = [
@@ -230,3 +231,44 @@ def test_a_stopped_build_says_where_its_work_is_and_goes_on(job, tmp_path, monke
     again = ok(*index_words(job, tmp_path / "index"))
     assert "resuming: 1 of 1 blocks are there." in again.out
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+# ---- Search by words ----
+
+
+def word_words(job, folder, *more):
+    inputs = ["--passages", job / "passages.jsonl", "--output_dir", folder]
+    return ["index", *inputs, "--lexical", *more]
+
+
+def test_an_index_of_words_is_made_without_an_encoder(job, tmp_path):
+    done = ok(*word_words(job, tmp_path / "index", "bm25", "tfidf"))
+    assert "index of words (bm25 and tfidf) of 20 passages." in done.out
+    assert sorted(open_index(tmp_path / "index").manifest.lexical) == ["bm25", "tfidf"]
+
+
+def test_words_come_beside_vectors_in_one_call(job, tmp_path):
+    done = ok(*index_words(job, tmp_path / "index"), "--lexical", "bm25")
+    assert "exact index of 20 passages" in done.out and "bm25 added." in done.out
+    index = open_index(tmp_path / "index")
+    assert index.manifest.has_vectors and list(index.manifest.lexical) == ["bm25"]
+
+
+def test_words_are_added_to_a_finished_index_of_the_same_passages(job, tmp_path):
+    folder = shutil.copytree(job / "index", tmp_path / "index")
+    assert "bm25 added." in ok(*word_words(job, folder, "bm25")).out
+    again = [*index_words(job, folder), "--lexical", "bm25", "tfidf"]
+    assert ok(*again).out.endswith("tfidf added.\n")
+    assert "Nothing to add." in ok(*again).out
+    assert list(open_index(folder).manifest.lexical) == ["bm25", "tfidf"]
+
+
+def test_words_are_not_added_to_an_index_of_other_passages_or_vectors(job, tmp_path):
+    folder = shutil.copytree(job / "index", tmp_path / "index")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"id": "1", "title": "", "text": "other words"}\n')
+    words = ["--passages", other, "--output_dir", folder, "--lexical", "bm25"]
+    assert "holds other passages than were given" in error_of("index", *words)
+    ok(*word_words(job, tmp_path / "words", "bm25"))
+    words = [*index_words(job, tmp_path / "words")[1:], "--lexical", "tfidf"]
+    assert "Vectors cannot be added or replaced" in error_of("index", *words)

@@ -6,12 +6,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import best_device, require_positive
+from rag_finetune.cli.lexical_flags import add_lexical_flags, lexical_kinds
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.data.formats import FORMATS
 
+if TYPE_CHECKING:
+    from rag_finetune.encoders.text_encoder import TextEncoder
+    from rag_finetune.index.lexical_parts import Kinds
+    from rag_finetune.index.processes import World
+
+MANIFEST = "manifest.json"
 EPILOG = """A build that was stopped goes on where it was when the same command is given again.
 Several processes share the work:
   accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m rag_finetune index …"""
@@ -26,7 +33,8 @@ def make_index_parser() -> argparse.ArgumentParser:
         "--from_questions", metavar="FILE", help="questions that bring their passages along"
     )
     parser.add_argument(
-        "--context_encoder", required=True, help="folder or Hub name of a context encoder"
+        "--context_encoder",
+        help="folder or Hub name of a context encoder; without it the index is of words only",
     )
     parser.add_argument("--output_dir", required=True, help="the index folder to make")
     _add_reading(parser)
@@ -37,6 +45,7 @@ def make_index_parser() -> argparse.ArgumentParser:
         help="auto (exact up to a million passages), flat, hnsw, sq8, ivf_pq, or a FAISS factory "
         "string",
     )
+    add_lexical_flags(parser)
     return parser
 
 
@@ -87,24 +96,37 @@ def main(argv: list[str]) -> int:
             "the other."
         )
 
-    from rag_finetune.encoders.load import load_context_encoder
+    kinds = lexical_kinds(args)
+
+    from rag_finetune.index.lexical import require_lexical
+    from rag_finetune.index.processes import join_world
+
+    for kind in kinds:
+        require_lexical(kind, args.language)
+    world = join_world()
+    is_there = bool(kinds) and (Path(args.output_dir) / MANIFEST).is_file()
+    if args.context_encoder and not is_there:
+        _build_dense(args, world)
+    if world.is_main and kinds:
+        if is_there or args.context_encoder:
+            _add_lexical(args, kinds, is_there)
+        else:
+            _build_words(args, kinds)
+    world.leave()
+    return 0
+
+
+def _build_dense(args: argparse.Namespace, world: "World") -> None:
+    """Make the index folder of vectors."""
     from rag_finetune.encoders.prefix import with_prefix
     from rag_finetune.index.build import build_index
-    from rag_finetune.index.processes import join_world
     from rag_finetune.index.work import require_target
 
-    world = join_world()
     _say_of_gpus(world.size)
     if world.is_main:
         require_target(Path(args.output_dir))
         _open_source(args, None)  # what is wrong with the paths shows before an encoder is loaded
-    encoder = load_context_encoder(
-        args.context_encoder,
-        args.max_length,
-        pooling=args.pooling,
-        normalize=args.normalize,
-        prefix=args.passage_prefix,
-    )
+    encoder = _load_encoder(args)
     network: Any = encoder.model
     network.to(world.device or best_device())
     # Without the prefix, which would count as tokens of every piece.
@@ -124,8 +146,51 @@ def main(argv: list[str]) -> int:
         )
     if world.is_main:
         print(_summary(args.output_dir, index.manifest))
-    world.leave()
-    return 0
+
+
+def _build_words(args: argparse.Namespace, kinds: "Kinds") -> None:
+    """Make an index folder without vectors."""
+    from rag_finetune.index.lexical_parts import build_word_index
+
+    passages, _ = _open_source(args, None)
+    cut = {"passage_words": args.passage_words, "overlap": args.overlap}
+    index = build_word_index(passages, args.output_dir, kinds, progress=True, **cut)
+    print(_summary(args.output_dir, index.manifest))
+
+
+def _add_lexical(args: argparse.Namespace, kinds: "Kinds", was_there: bool) -> None:
+    """Add what is asked for to an index; one that was there must be of the same passages."""
+    from rag_finetune.encoders.prefix import with_prefix
+    from rag_finetune.index.lexical_parts import add_lexical, require_same_passages
+    from rag_finetune.index.manifest import require_equal
+    from rag_finetune.index.store import open_index
+
+    index = open_index(args.output_dir)
+    if was_there:
+        tokenizer = None
+        if args.context_encoder:
+            encoder = _load_encoder(args)
+            tokenizer = with_prefix(encoder.tokenizer, "")
+            remedy = "Vectors cannot be added or replaced: choose another --output_dir."
+            wanted, held = encoder.fingerprint(), index.manifest.fingerprint or "no vectors"
+            require_equal(index.folder, "fingerprint of the vectors", wanted, held, remedy)
+        passages, _ = _open_source(args, tokenizer)
+        require_same_passages(index, passages)
+    built = add_lexical(index, kinds)
+    print(f"{args.output_dir}: {' and '.join(built)} added." if built else "Nothing to add.")
+
+
+def _load_encoder(args: argparse.Namespace) -> "TextEncoder":
+    """The context encoder that the flags describe."""
+    from rag_finetune.encoders.load import load_context_encoder
+
+    return load_context_encoder(
+        args.context_encoder,
+        args.max_length,
+        pooling=args.pooling,
+        normalize=args.normalize,
+        prefix=args.passage_prefix,
+    )
 
 
 def _say_of_gpus(processes: int) -> None:
@@ -177,6 +242,9 @@ def _notes_shown(debug: bool) -> Iterator[None]:
 
 def _summary(folder: str, manifest: Any) -> str:
     """One line about a finished index."""
+    if not manifest.has_vectors:
+        kinds = " and ".join(manifest.lexical)
+        return f"{folder}: index of words ({kinds}) of {manifest.n_passages:,} passages."
     exact = manifest.faiss_factory == "Flat"
     kind = "exact index" if exact else f"{manifest.faiss_factory} index"
     found = "" if exact else f", recall {manifest.measured_recall:.3f} against exact search"

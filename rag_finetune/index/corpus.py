@@ -62,7 +62,7 @@ def open_passages(path: Path) -> Dataset:
     return Dataset.from_file(str(path))
 
 
-def write_with_vectors(passages: Dataset, vectors: np.ndarray, folder: Path) -> None:
+def write_with_vectors(passages: Dataset, vectors: np.ndarray | None, folder: Path) -> None:
     """Write the dataset of an index folder, in constant memory.
 
     `datasets.load_from_disk` reads it, and with it plain RagRetriever. It is written here because
@@ -70,7 +70,7 @@ def write_with_vectors(passages: Dataset, vectors: np.ndarray, folder: Path) -> 
 
     Args:
         passages: columns id, document_id, title, text.
-        vectors: one a passage, shape (n, dim) float32.
+        vectors: one a passage, shape (n, dim) float32; None for passages without.
         folder: the folder to make.
 
     Raises:
@@ -78,8 +78,9 @@ def write_with_vectors(passages: Dataset, vectors: np.ndarray, folder: Path) -> 
     """
     folder.mkdir()
     name = "data-00000-of-00001.arrow"
-    embeddings = List(Value("float32"), length=vectors.shape[1])
-    features = Features({**FEATURES, "embeddings": embeddings})
+    features = Features(FEATURES)
+    if vectors is not None:
+        features["embeddings"] = List(Value("float32"), length=vectors.shape[1])
     texts = passages.with_format("arrow")
     with open(folder / name, "wb") as file:
         writer = ArrowWriter(features=features, stream=file)
@@ -87,7 +88,9 @@ def write_with_vectors(passages: Dataset, vectors: np.ndarray, folder: Path) -> 
             rows = slice(start, start + ROWS_PER_BATCH)
             table = texts[rows]
             columns = {column: table[column] for column in COLUMNS}
-            writer.write_batch({**columns, "embeddings": np.array(vectors[rows])})
+            if vectors is not None:
+                columns["embeddings"] = np.array(vectors[rows])
+            writer.write_batch(columns)
         writer.finalize(close_stream=False)
     DatasetInfo(features=features).write_to_directory(str(folder))
     write_json(folder / "state.json", _state(name, passages._fingerprint))

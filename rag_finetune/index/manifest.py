@@ -19,9 +19,10 @@ class Manifest:
     """The description of an index folder, written last, so that a folder with one is whole.
 
     Attributes:
-        encoder: name and revision of the context encoder, and the settings that fix its vectors.
+        encoder: name and revision of the context encoder, and the settings that fix its vectors;
+            empty where there are no vectors.
         fingerprint: sha256 of the context encoder; the only one whose vectors these are.
-        dimension: length of a vector.
+        dimension: length of a vector; 0 where there are none.
         n_passages: number of passages.
         n_documents: number of documents that they were cut from.
         passage_words: words a passage at most; 0 when documents are whole.
@@ -32,6 +33,7 @@ class Manifest:
         search_parameters: how it is searched; empty for an exact index.
         measured_recall: share of the exact nearest neighbours that a search finds.
         metric: always the inner product.
+        lexical: settings of each index by words, by its kind, which is the name of its folder.
         format_version: of this folder's layout.
         library_versions: what built it.
         file_sizes: bytes of each file that an index is opened from; empty where they were not
@@ -51,9 +53,15 @@ class Manifest:
     search_parameters: dict[str, Any] = field(default_factory=dict)
     measured_recall: float = 1.0
     metric: str = "inner_product"
+    lexical: dict[str, dict[str, Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     library_versions: dict[str, str] = field(default_factory=dict)
     file_sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the index holds vectors, and not words only."""
+        return self.dimension > 0
 
     def save(self, folder: Path) -> None:
         """Write the manifest into an index folder."""
@@ -94,7 +102,7 @@ def load_manifest(folder: Path) -> Manifest:
     wrong = ({f.name for f in fields(Manifest)} ^ set(data)) - (optional - set(data))
     if wrong:
         raise ValueError(f"{path}: missing or unknown keys: {', '.join(sorted(wrong))}.")
-    for name in ("encoder", "search_parameters", "library_versions", "file_sizes"):
+    for name in ("encoder", "search_parameters", "lexical", "library_versions", "file_sizes"):
         if not isinstance(data.get(name, {}), dict):
             raise ValueError(f'{path}: "{name}" must be an object, found {describe(data[name])}.')
     return Manifest(**data)

@@ -11,11 +11,13 @@ from datasets import Dataset, load_from_disk
 
 from rag_finetune.index.corpus import COLUMNS
 from rag_finetune.index.dense import open_dense, search_dense
+from rag_finetune.index.lexical import LexicalIndex, open_lexical
 from rag_finetune.index.manifest import load_manifest, require_equal, require_sizes
 
 PASSAGES = "passages"
 DENSE = "dense.faiss"
 CONTEXT_ENCODER = "context_encoder"
+DAMAGED = "The folder is damaged: build the index again."
 # Types that hold the vectors as they are. "PCA64,Flat" ends so too, and does not.
 WHOLE_VECTORS = r"(IVF\d+(_HNSW\d*)?,|HNSW\d*,)?Flat|HNSW\d*"
 
@@ -26,14 +28,16 @@ class PassageIndex:
     Attributes:
         folder: where it is; absolute, so that it is found from another working directory.
         manifest: what it says about itself.
-        passages: the passages, columns id, document_id, title, text, embeddings.
+        passages: the passages, columns id, document_id, title, text, and embeddings where it has
+            vectors.
     """
 
     def __init__(self, folder: Path, fingerprint: str | None = None) -> None:
         """Open a folder; see `open_index`."""
         self.folder = folder.absolute()
         self.manifest = load_manifest(folder)
-        if fingerprint not in (None, self.manifest.fingerprint):
+        has_vectors = self.manifest.has_vectors
+        if has_vectors and fingerprint not in (None, self.manifest.fingerprint):
             raise ValueError(
                 f"{folder}: expected vectors of the encoder with fingerprint {fingerprint:.12}, "
                 f"found those of {self.manifest.encoder['name']} "
@@ -41,15 +45,18 @@ class PassageIndex:
                 "or build one with its context encoder."
             )
         require_sizes(folder, self.manifest.file_sizes)
-        self._dense = open_dense(folder / DENSE, self.manifest.search_parameters)
-        self.passages = _open_passages(folder / PASSAGES)
+        self._lexical: dict[str, LexicalIndex] = {}  # those that were asked for
+        self._dense: Any = None
+        if has_vectors:
+            self._dense = open_dense(folder / DENSE, self.manifest.search_parameters)
+        self.passages = _open_passages(folder / PASSAGES, has_vectors)
         self._texts = self.passages.select_columns(list(COLUMNS)).with_format("arrow")
-        self._vectors = self.passages.select_columns(["embeddings"]).with_format("arrow")
-        remedy = "The folder is damaged: build the index again."
         n_passages, dimension = self.manifest.n_passages, self.manifest.dimension
-        require_equal(folder, f"rows of {DENSE}", n_passages, self._dense.ntotal, remedy)
-        require_equal(folder, f"rows of {PASSAGES}/", n_passages, len(self.passages), remedy)
-        require_equal(folder, f"dimension of {DENSE}", dimension, self._dense.d, remedy)
+        if has_vectors:
+            self._vectors = self.passages.select_columns(["embeddings"]).with_format("arrow")
+            require_equal(folder, f"rows of {DENSE}", n_passages, self._dense.ntotal, DAMAGED)
+            require_equal(folder, f"dimension of {DENSE}", dimension, self._dense.d, DAMAGED)
+        require_equal(folder, f"rows of {PASSAGES}/", n_passages, len(self.passages), DAMAGED)
 
     def __len__(self) -> int:
         """Number of passages."""
@@ -67,8 +74,10 @@ class PassageIndex:
             int64, best first; row −1 with score −inf where fewer were found.
 
         Raises:
-            ValueError: the vectors have another dimension, or k is out of range.
+            ValueError: the vectors have another dimension, k is out of range, or the index holds no
+                vectors.
         """
+        self._require_vectors()
         if not 1 <= k <= len(self):
             raise ValueError(f"k must be from 1 to {len(self)} (all passages), found {k}.")
         remedy = "The question encoder does not belong to this index."
@@ -80,6 +89,35 @@ class PassageIndex:
         if re.fullmatch(WHOLE_VECTORS, self.manifest.faiss_factory):
             return scores, rows
         return self._rescored(question_vectors, rows)  # what it holds gives estimates
+
+    def lexical(self, kind: str) -> LexicalIndex:
+        """Its index by words, opened when it is first asked for.
+
+        Args:
+            kind: "bm25" or "tfidf".
+
+        Raises:
+            ValueError: it has none of this kind, or one that is damaged.
+        """
+        if kind not in self.manifest.lexical:
+            raise ValueError(
+                f"{self.folder}: expected an index by {kind}, found "
+                f"{' and '.join(self.manifest.lexical) or 'vectors only'}. Add it: rag-finetune "
+                f"index --lexical {kind} --passages FILES --output_dir {self.folder}."
+            )
+        if kind not in self._lexical:
+            opened = open_lexical(self.folder / kind)
+            require_equal(self.folder, f"rows of {kind}/", len(self), len(opened), DAMAGED)
+            self._lexical[kind] = opened
+        return self._lexical[kind]
+
+    def _require_vectors(self) -> None:
+        """Raise where the index can only be searched by words."""
+        if self._dense is None:
+            raise ValueError(
+                f"{self.folder}: holds no vectors, only words ({', '.join(self.manifest.lexical)})."
+                " Search by words, or build an index with --context_encoder."
+            )
 
     def _rescored(self, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows that a search found, by their inner products with the vectors as they were."""
@@ -98,6 +136,8 @@ class PassageIndex:
         Raises:
             ValueError: the dimension is not the index's.
         """
+        if not self.manifest.has_vectors:
+            return
         remedy = (
             f"The index was encoded by {self.manifest.encoder['name']}: give the question encoder "
             "that belongs to it, or build another index."
@@ -123,7 +163,8 @@ class PassageIndex:
 
         Returns:
             A flat list of {id, document_id, title, text}, one for each row (all empty strings
-            for −1), and the vectors, shape (*rows.shape, dim) float32 (zeros for −1).
+            for −1), and the vectors, shape (*rows.shape, dim) float32 (zeros for −1); dim is 0
+            where the index holds none.
         """
         return self.passages_at(rows), self.vectors_at(rows)
 
@@ -143,11 +184,11 @@ class PassageIndex:
         flat = rows.reshape(-1)
         unique, inverse = np.unique(flat[flat >= 0], return_inverse=True)
         vectors = np.zeros((flat.size, self.manifest.dimension), dtype=np.float32)
-        if unique.size:
+        if unique.size and self.manifest.has_vectors:
             table = self._vectors[unique.tolist()]
             embeddings = table["embeddings"].combine_chunks().flatten().to_numpy()
             vectors[flat >= 0] = embeddings.reshape(len(unique), -1)[inverse]
-        return vectors.reshape(*rows.shape, -1)
+        return vectors.reshape(*rows.shape, self.manifest.dimension)
 
 
 def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageIndex:
@@ -165,7 +206,7 @@ def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageInd
     return PassageIndex(Path(folder), fingerprint)
 
 
-def _open_passages(folder: Path) -> Dataset:
+def _open_passages(folder: Path, has_vectors: bool) -> Dataset:
     """Map the passages of an index folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder. Build the index again.")
@@ -174,7 +215,7 @@ def _open_passages(folder: Path) -> Dataset:
     except (ValueError, OSError) as error:  # Arrow's errors are both
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder}: cannot be read ({reason}). Build the index again.") from error
-    wanted = {*COLUMNS, "embeddings"}
+    wanted = {*COLUMNS, "embeddings"} if has_vectors else {*COLUMNS}
     if not isinstance(passages, Dataset) or wanted - set(passages.column_names):
         raise ValueError(f"{folder}: expected a dataset with columns {', '.join(sorted(wanted))}.")
     return passages

@@ -85,6 +85,8 @@ def _require_same_encoder(model: str, index: Path, reference: dict[str, Any]) ->
     expected, found = reference.get("fingerprint"), manifest.get("fingerprint")
     if not (isinstance(expected, str) and isinstance(found, str)):
         require_known_pair(model, str(index))
+    elif not found:
+        return  # of words only: there are no vectors to be another encoder's
     elif expected != found:
         wanted = (reference.get("context_encoder") or {}).get("name") or "unknown"
         have = (manifest.get("encoder") or {}).get("name")

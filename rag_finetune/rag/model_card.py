@@ -182,15 +182,20 @@ def _index_section(index: CardIndex | None) -> str:
     manifest = index.manifest
     facts = {
         "stands in": "`index/`" if index.is_inside else "a folder of its own, not here",
-        "context encoder": manifest.encoder["name"],
-        "fingerprint of the context encoder": manifest.fingerprint,
         "passages": f"{manifest.n_passages:,}",
         "documents": f"{manifest.n_documents:,}",
         "words a passage": f"at most {manifest.passage_words}" if manifest.passage_words else "all",
-        "dimension": manifest.dimension,
-        "FAISS type": manifest.faiss_factory,
-        "recall against exact search": f"{manifest.measured_recall:.3f}",
     }
+    if manifest.has_vectors:
+        facts |= {
+            "context encoder": manifest.encoder["name"],
+            "fingerprint of the context encoder": manifest.fingerprint,
+            "dimension": str(manifest.dimension),
+            "FAISS type": manifest.faiss_factory,
+            "recall against exact search": f"{manifest.measured_recall:.3f}",
+        }
+    if manifest.lexical:
+        facts["searched by words"] = ", ".join(manifest.lexical)
     return _table("Index", facts)
 
 

@@ -47,12 +47,10 @@ def write_index_reference(folder: Path, index: PassageIndex, path: str | None) -
         path: its folder relative to the checkpoint; None when it is to be named on loading.
     """
     encoder = index.manifest.encoder
-    reference = {
-        "format_version": FORMAT_VERSION,
-        "index": path,
-        "fingerprint": index.manifest.fingerprint,
-        "context_encoder": {"name": encoder["name"], "revision": encoder["revision"]},
-    }
+    reference: dict[str, Any] = {"format_version": FORMAT_VERSION, "index": path}
+    if index.manifest.has_vectors:
+        reference["fingerprint"] = index.manifest.fingerprint
+        reference["context_encoder"] = {key: encoder[key] for key in ("name", "revision")}
     write_json(folder / INDEX_REFERENCE, reference)
 
 

@@ -48,10 +48,11 @@ class RagIndexRetriever(RagRetriever):
             ValueError: the dimension differs from the question encoder's, or the generator's
                 tokenizer is not a fast one.
         """
-        if config.retrieval_vector_size != index.manifest.dimension:
+        dimension = index.manifest.dimension
+        if index.manifest.has_vectors and config.retrieval_vector_size != dimension:
             raise ValueError(
                 f"{index.folder}: expected vectors of dimension {config.retrieval_vector_size}, "
-                f"as the question encoder's are, found {index.manifest.dimension}. Build the "
+                f"as the question encoder's are, found {dimension}. Build the "
                 "index with the context encoder that belongs to the question encoder."
             )
         if not generator_tokenizer.is_fast:
