@@ -19,10 +19,12 @@ COMMANDS = {
     "compact": "build the FAISS file of an updated index anew, without what is gone",
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
+    "train-retriever": "train question and context encoder by contrast",
     "evaluate": "score a checkpoint on a file of questions",
     "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
+    "mine-negatives": "find passages that mislead, to train a retriever or a reranker on",
     "doctor": "show what is installed and what is known not to work",
 }
 
@@ -67,7 +69,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     before, warnings.formatwarning = warnings.formatwarning, one_line
     try:
-        module = importlib.import_module(f"rag_finetune.cli.{command}")
+        module = importlib.import_module(f"rag_finetune.cli.{command.replace('-', '_')}")
         code = module.main(arguments)
         sys.stdout.flush()  # so that a reader who has gone shows here, and not at exit
         return int(code or 0)

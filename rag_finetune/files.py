@@ -249,6 +249,21 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def write_json_list(path: str | Path, rows: Iterable[Any]) -> None:
+    """Write a JSON list in one step, a value a line, as they come.
+
+    Args:
+        path: the file to make or to replace.
+        rows: its values.
+    """
+    with staged_file(Path(path)) as file:
+        between = "[\n"
+        for row in rows:
+            file.write(between + json.dumps(row, ensure_ascii=False))
+            between = ",\n"
+        file.write("[]\n" if between == "[\n" else "\n]\n")
+
+
 @contextmanager
 def staged_file(path: Path) -> Iterator[TextIO]:
     """Write a UTF-8 file that appears under its name only once it is complete.

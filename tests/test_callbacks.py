@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
+    EpochTeller,
     LearningCheck,
     SaveOnSigterm,
     grad_norm_of,
@@ -308,3 +309,43 @@ def test_a_killed_run_saves_once_and_evaluates_no_more(tmp_path, monkeypatch):
     trainer = killed(tmp_path)
     assert not any("eval_loss" in entry for entry in trainer.state.log_history)
     assert saved == [3]
+
+
+class Epochs:
+    """A data set that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def set_epoch(self, epoch):
+        self.told.append(epoch)
+
+
+def test_a_data_set_is_told_its_epoch_also_where_a_run_goes_on_within_one():
+    dataset, state = Epochs(), TrainerState()
+    for epoch in (None, 1.0, 1.75, 2.0):
+        state.epoch = epoch
+        EpochTeller(dataset).on_epoch_begin(arguments(), state, CONTROL)
+    assert dataset.told == [0, 1, 1, 2]
+
+
+def test_a_random_target_is_drawn_for_its_epoch_after_a_resume_within_one(tmp_path):
+    rows = [{**row, "answers": tiny_rag.COLOURS} for row in tiny_rag.questions(8).to_list()]
+    questions = type(tiny_rag.questions(1)).from_list(rows)
+    rag, drawn = tiny_rag.tiny_rag(tmp_path, dropout=0.0), {}
+    for name, resume in (("whole", None), ("again", str(tmp_path / "whole/checkpoint-3"))):
+        args = RagTrainingArguments(
+            str(tmp_path / name), max_steps=4, per_device_train_batch_size=4, target="random",
+            save_strategy="steps", save_steps=1, eval_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = RagTrainer(rag, args, questions)
+        seen = drawn[name] = []
+        collate = trainer.data_collator
+
+        def noted(items, collate=collate, seen=seen):
+            seen.append([item["target"] for item in items])
+            return collate(items)
+
+        trainer.data_collator = noted
+        trainer.train(resume_from_checkpoint=resume)
+    assert drawn["again"] == drawn["whole"][3:]  # the second half of the second epoch

@@ -90,7 +90,7 @@ def test_nothing_to_encode_gives_no_vectors(encoder):
 @pytest.mark.parametrize("lengths", [[], [5], [1] * 50, [70, 3, 3, 90, 1], list(range(1, 40))])
 def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, lengths):
     monkeypatch.setattr(encode, "TOKENS_PER_BATCH", 64)
-    batches = list(encode._batches(lengths))
+    batches = list(encode.length_batches(lengths))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
@@ -99,7 +99,7 @@ def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, len
 def test_a_batch_that_is_large_enough_takes_no_text_that_is_much_shorter(monkeypatch):
     monkeypatch.setattr(encode, "ENOUGH_TOKENS", 32)
     lengths = [16, 3, 15, 14, 13, 2, 3]
-    assert list(encode._batches(lengths)) == [[0, 2, 3], [4, 1, 6], [5]]
+    assert list(encode.length_batches(lengths)) == [[0, 2, 3], [4, 1, 6], [5]]
 
 
 def test_a_block_gives_its_vectors_and_the_rows_that_are_too_long(encoder):

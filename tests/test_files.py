@@ -11,6 +11,7 @@ from rag_finetune.files import (
     read_text,
     staged_folder,
     write_json,
+    write_json_list,
     write_jsonl,
     write_text,
 )
@@ -167,3 +168,11 @@ def test_a_line_of_endless_brackets_is_refused_by_its_number(tmp_path):
     path.write_text("{}\n" + "[" * 100_000 + "\n")
     with pytest.raises(ValueError, match=r"deep\.jsonl:2: .* nested too deeply"):
         list(read_json_lines(path))
+
+
+@pytest.mark.parametrize("rows", [[], [{"a": "é"}], [1, [2], None]], ids=str)
+def test_a_list_is_written_as_its_values_come(tmp_path, rows):
+    write_json_list(tmp_path / "deep" / "list.json", iter(rows))
+    text = (tmp_path / "deep" / "list.json").read_text(encoding="utf-8")
+    assert json.loads(text) == rows
+    assert text.count("\n") == (len(rows) + 2 if rows else 1)

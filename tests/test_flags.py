@@ -19,6 +19,7 @@ from rag_finetune.cli import (
     predict,
     search,
     train,
+    train_retriever,
     update,
 )
 from rag_finetune.cli.flags import (
@@ -59,6 +60,7 @@ def test_every_flag_says_what_it_is_for(command):
         "compact": compact.make_compact_parser,
         "assemble": assemble.make_assemble_parser,
         "train": train.make_help_parser,
+        "train-retriever": train_retriever.make_help_parser,
         "evaluate": evaluate.make_evaluate_parser,
         "compare": compare.make_compare_parser,
         "predict": predict.make_predict_parser,

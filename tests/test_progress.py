@@ -71,3 +71,8 @@ def test_bars_show_on_a_terminal_only_and_where_they_are_wanted(
     out, err = capfd.readouterr()
     assert ("Training: 100%" in err) != disable_tqdm
     assert "step 2 of 2:  loss " in out
+
+
+def test_an_evaluation_without_a_loss_has_its_line_too():
+    logs = {"eval_recall@1": 0.5, "eval_mrr@10": 0.625, "eval_n_examples": 8}
+    assert log_line(logs, 3, 9) == "step 3 of 9, validation:  recall@1 50.0 %  mrr@10 62.5 %"

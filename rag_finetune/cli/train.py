@@ -20,6 +20,7 @@ from rag_finetune.training.resume import LATEST, check_resumable, latest_checkpo
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainingArguments
 
     from rag_finetune.training.arguments import RagTrainingArguments
     from rag_finetune.training.rag_trainer import RagTrainer
@@ -126,7 +127,7 @@ def main(argv: list[str]) -> int:
     if data.dry_run:
         print(f"{_counts(data, train_questions, validation_questions)}.")
         return 0
-    _check_output(args)
+    check_output(args)
     try:
         return _train(data, args, train_questions, validation_questions)
     except ImportError as error:  # what a flag needs, such as --optim, is not installed
@@ -175,7 +176,7 @@ def _load_questions(
         ) from error
 
 
-def _check_output(args: "RagTrainingArguments") -> None:
+def check_output(args: "TrainingArguments") -> None:
     """Find the checkpoint to resume from; refuse a folder that would be overwritten."""
     folder = Path(str(args.output_dir))
     if args.resume_from_checkpoint == LATEST:
@@ -212,7 +213,7 @@ def _train(
         trainer = RagTrainer(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
         raise ValueError(str(error)) from error
-    say = print if trainer.is_world_process_zero() else _say_nothing
+    say = print if trainer.is_world_process_zero() else say_nothing
     say(trainer.describe())
     counts = _counts(data, train_questions, validation_questions)
     say(f"{counts}; {args.world_size} process(es).")
@@ -275,5 +276,5 @@ def _best(trainer: "RagTrainer") -> str:
     return f"{figure} at step {state.best_global_step}"
 
 
-def _say_nothing(*values: object) -> None:
+def say_nothing(*values: object) -> None:
     """What the other processes say."""

@@ -92,7 +92,7 @@ def encode_block(
         encoder.model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
     )
     with evaluation_mode(encoder.model), torch.inference_mode(), autocast:
-        for batch in _batches(lengths):
+        for batch in length_batches(lengths):
             vectors[batch] = encoder.forward([token_ids[row] for row in batch])
             advance(len(batch))
     return vectors, [row for row, length in enumerate(lengths) if length >= encoder.max_length]
@@ -136,13 +136,18 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens."""
+def length_batches(lengths: Sequence[int], most_texts: int | None = None) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens.
+
+    Args:
+        lengths: tokens of each text.
+        most_texts: texts a batch at most; None for no such limit.
+    """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch:
             longest = lengths[batch[0]]
-            is_full = (len(batch) + 1) * longest > TOKENS_PER_BATCH
+            is_full = (len(batch) + 1) * longest > TOKENS_PER_BATCH or len(batch) == most_texts
             is_shorter = lengths[row] < longest * 7 / 8
             if is_full or (is_shorter and len(batch) * longest >= ENOUGH_TOKENS):
                 yield batch

@@ -3,6 +3,8 @@
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Sequence, Value
@@ -13,7 +15,15 @@ from rag_finetune.index.store import COLUMNS, PassageIndex
 BLOCK = 1000  # passages read at a time
 
 
-def resolve_positives(questions: Dataset, index: PassageIndex) -> Dataset:
+@dataclass(frozen=True)
+class Passages:
+    """Passages that are in no index yet, and where they came from, for messages."""
+
+    passages: Dataset
+    folder: str | Path
+
+
+def resolve_positives(questions: Dataset, index: PassageIndex | Passages) -> Dataset:
     """Give questions the ids that their gold passages have in an index.
 
     A gold passage is looked for by its text: white space does not count, and a title only where
@@ -23,7 +33,7 @@ def resolve_positives(questions: Dataset, index: PassageIndex) -> Dataset:
 
     Args:
         questions: as from `load_questions`; `positive_passages` may be missing.
-        index: the opened index.
+        index: the opened index, or passages that may become one.
 
     Returns:
         The questions with `positive_ids` of this index. Where none of a question's gold passages is
@@ -52,6 +62,31 @@ def resolve_positives(questions: Dataset, index: PassageIndex) -> Dataset:
     return kept.add_column("positive_ids", ids, feature=Sequence(Value("string"))).select_columns(
         columns
     )
+
+
+def gold_rows(questions: Dataset, index: PassageIndex) -> list[list[int]]:
+    """Rows of an index that hold the gold passages of each question.
+
+    Args:
+        questions: as from `load_questions`.
+        index: the opened index.
+
+    Returns:
+        For each question rows in the order of its gold ids; of a document that was cut, the rows of
+        all pieces. Empty where the index has none.
+
+    Warns:
+        UserWarning: see `resolve_positives`.
+    """
+    golds = resolve_positives(questions, index)["positive_ids"][:]
+    wanted = {name for names in golds for name in names}
+    rows: dict[str, list[int]] = {}
+    names = index.passages.select_columns(["id", "document_id"]).with_format(None)
+    for number, block in enumerate(names.iter(batch_size=BLOCK)):
+        for row, pair in enumerate(zip(block["id"], block["document_id"], strict=True)):
+            for name in wanted.intersection(pair):
+                rows.setdefault(name, []).append(number * BLOCK + row)
+    return [list(dict.fromkeys(row for name in ids for row in rows.get(name, ()))) for ids in golds]
 
 
 class _Golds:
@@ -123,7 +158,7 @@ class _Document:
         return found
 
 
-def _go_through(index: PassageIndex, golds: _Golds, unknown: set[str]) -> None:
+def _go_through(index: PassageIndex | Passages, golds: _Golds, unknown: set[str]) -> None:
     """Find gold passages in an index, and remove from `unknown` the ids that it has."""
     document = _Document(golds, "")
     names = list(COLUMNS if golds.entries else COLUMNS[:2])
@@ -158,7 +193,11 @@ def _take_row(
 
 
 def _warn_about(
-    questions: Dataset, missing: list[int], known: int, unknown: set[str], index: PassageIndex
+    questions: Dataset,
+    missing: list[int],
+    known: int,
+    unknown: set[str],
+    index: PassageIndex | Passages,
 ) -> None:
     if missing:
         example = questions[missing[0]]

@@ -1,7 +1,6 @@
 """RagTrainingArguments: Seq2SeqTrainingArguments with RAG's options, defaults and refusals."""
 
 import math
-import os
 import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from huggingface_hub import constants, get_token
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
+from rag_finetune.training.launch import check_world, refuse
 from rag_finetune.training.options import PARTS, REFUSED, RagOptions
 
 # Numbers that must be at least 1, where they are set.
@@ -141,18 +141,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
 
     def _refuse(self) -> None:
         """Raise for an inherited argument that is set and cannot work."""
-        defaults = {f.name: f.default for f in fields(self) if f.name in REFUSED}
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if value != default and value not in (None, "", []):
-                raise ValueError(f"--{name} {value} cannot be used: {REFUSED[name]}.")
-        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-                raise ValueError(
-                    f"accelerate was told to use {name}, which cannot be used: validation and "
-                    "saving need every process to hold the whole model. Leave it out: accelerate "
-                    "launch --multi_gpu --num_processes N -m rag_finetune train …"
-                )
+        refuse(self, REFUSED)
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: "
@@ -261,17 +250,4 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
 
     def _check_world(self) -> None:
         """Raise where a launcher's processes do not see each other; use one GPU of several."""
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        if launched > 1 and self.world_size == 1:
-            raise ValueError(
-                f"{launched} processes were started, but this one is alone: each would train a "
-                "model of its own. On a machine without GPUs: accelerate launch --multi_gpu "
-                "--num_processes 2 --mixed_precision no -m rag_finetune train … --use_cpu"
-            )
-        if self.n_gpu > 1:
-            warnings.warn(
-                f"{self.n_gpu} GPUs are here, one is used. For all of them: accelerate launch "
-                f"--multi_gpu --num_processes {self.n_gpu} -m rag_finetune train …",
-                stacklevel=3,
-            )
-            self._n_gpu = 1
+        check_world(self, "train")

@@ -124,6 +124,24 @@ class SaveOnSigterm(TrainerCallback):
         self._received = True
 
 
+class EpochTeller(TrainerCallback):
+    """Tells a data set its epoch before anything of it is read.
+
+    The data loaders of accelerate 1.15 do not on a run that goes on within an epoch, nor on several
+    processes: what draws anew each epoch would go on as in the first.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        """Keep the data set, which has `set_epoch`."""
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell it; the epoch of a run that goes on is a fraction."""
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
 def grad_norm_of(module: nn.Module) -> float:
     """Norm over all gradients of a module; 0 where there is none."""
     grads = [p.grad for p in module.parameters() if p.grad is not None]

@@ -7,7 +7,8 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 from transformers.utils.logging import tqdm
 
 # What a line tells, in this order, where it is known; trainer_state.json holds the rest.
-SHARES = ("exact_match", "f1", "recall@1", "recall@5", "answer_recall@5")
+SHARES = ("exact_match", "f1", "recall@1", "recall@5", "mrr@10", "answer_recall@5")
+COUNT = "n_examples"  # in the figures of every evaluation
 NORM = "grad_norm"
 
 
@@ -87,11 +88,11 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
         if "learning_rate" in logs:
             shown.append(f"learning rate {logs['learning_rate']:.3g}")
         return f"{place}:  {'  '.join(shown)}"
-    of_loss = next((key for key in logs if key.endswith("_loss") and key != "train_loss"), None)
-    if of_loss is None:
+    counted = next((key for key in logs if key.endswith(("_loss", COUNT))), "train_loss")
+    if counted == "train_loss":
         return ""
-    prefix = of_loss.removesuffix("loss")
-    shown = [f"loss {logs[of_loss]:.4g}"]
+    prefix = counted.removesuffix(COUNT).removesuffix("loss")
+    shown = [f"loss {logs[f'{prefix}loss']:.4g}"] if f"{prefix}loss" in logs else []
     for name in SHARES:
         if f"{prefix}{name}" in logs:
             shown.append(f"{name.replace('_', ' ')} {100 * logs[f'{prefix}{name}']:.1f} %")

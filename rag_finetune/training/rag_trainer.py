@@ -21,6 +21,7 @@ from rag_finetune.rag.checkpoint import (
 from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
+    EpochTeller,
     LearningCheck,
     SaveOnSigterm,
     grad_norm_of,
@@ -113,6 +114,8 @@ class RagTrainer(RagRetrieval):
         self.add_callback(ProgressLines())
         watched = {name: self.parts[name] for name in args.trainable}
         self.add_callback(LearningCheck(watched, self.retriever.n_docs))
+        if train_dataset is not None:
+            self.add_callback(EpochTeller(train_dataset))
         self.add_callback(self.sigterm)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))

@@ -1,0 +1,167 @@
+"""`rag-finetune mine-negatives`: questions with gold passages → hard negatives, as DPR's JSON."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_encoder_flags,
+    add_question_flags,
+    best_device,
+    encoder_options,
+    require_positive,
+)
+from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.files import check_file
+from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
+
+if TYPE_CHECKING:
+    from rag_finetune.index.store import PassageIndex
+    from rag_finetune.retrieval.mining import NegativeMiner
+    from rag_finetune.retrieval.searchers import Searcher
+
+RETRIEVALS = ("bm25", "tfidf", "dense")
+
+
+def make_mine_negatives_parser() -> argparse.ArgumentParser:
+    """The flags of `mine-negatives`."""
+    parser = make_parser(
+        "mine-negatives",
+        "Find passages that rank high for a question and hold none of its answers, to train a "
+        "retriever or a reranker on; written as DPR's JSON.",
+    )
+    parser.add_argument("--index", required=True, help="index folder")
+    parser.add_argument("--train_file", required=True, help="questions with gold passages")
+    add_question_flags(parser)
+    parser.add_argument("--output_file", required=True, help="the JSON file to write")
+    parser.add_argument(
+        "--retrieval",
+        nargs="+",
+        choices=RETRIEVALS,
+        default=["bm25"],
+        help="searches whose candidates are taken, in turns",
+    )
+    parser.add_argument("--question_encoder", help="for dense: folder or Hub name")
+    parser.add_argument("--model_name_or_path", help=f"for dense, instead of it: {CHECKPOINT}")
+    add_encoder_flags(parser)
+    parser.add_argument("--n_negatives", type=int, default=10, help="of each question at most")
+    parser.add_argument("--from_rank", type=int, default=1, help="first rank of a search")
+    parser.add_argument("--to_rank", type=int, default=100, help="last rank of a search")
+    parser.add_argument(
+        "--margin", type=float, help="a negative scores at least so much below the gold passage"
+    )
+    parser.add_argument(
+        "--max_share", type=float, help="a negative scores at most this share of the gold passage's"
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=("top", "random"),
+        default="top",
+        help="take the highest ranks that fit, or draw among all that do",
+    )
+    parser.add_argument("--seed", type=int, default=42, help="of --sampling random")
+    parser.add_argument(
+        "--reranker",
+        help="cross-encoder that scores all candidates, folder or Hub name: a negative must score "
+        "below the gold passage",
+    )
+    parser.add_argument(
+        "--reranker_margin", type=float, default=0.0, help="… by at least so much of its logit"
+    )
+    add_bool(parser, "overwrite", False, "replace --output_file")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    parser = make_mine_negatives_parser()
+    args = parse(parser, argv)
+    dense = "dense" in args.retrieval
+    if dense is not (bool(args.question_encoder) is not bool(args.model_name_or_path)):
+        parser.error(
+            "--question_encoder or --model_name_or_path is for --retrieval dense: give one of them "
+            "there, none otherwise"
+        )
+    require_positive(args, "n_negatives", "from_rank", "to_rank")
+    check_file(args.train_file)
+    output = Path(args.output_file)
+    if output.is_dir() or (output.exists() and not args.overwrite):
+        raise FileExistsError(f"{output}: exists. Choose another file, or give --overwrite.")
+    if args.question_encoder:
+        require_known_pair(args.question_encoder, args.index)
+    elif dense:
+        require_usable_index(args.model_name_or_path, args.index)
+
+    from rag_finetune.data.qa import load_questions
+    from rag_finetune.files import write_json_list
+
+    questions = load_questions(
+        args.train_file,
+        need_answers=False,
+        qa_format=args.qa_format,
+        keep_unanswerable=args.keep_unanswerable,
+    )
+    miner = _load(args)
+    counts = {"questions": 0, "negatives": 0}
+
+    def counted() -> Any:
+        for row in miner.mine(questions, progress=True):
+            counts["questions"] += 1
+            counts["negatives"] += len(row["hard_negative_ctxs"])
+            yield row
+
+    write_json_list(output, counted())
+    _report(counts, miner)
+    print(f"\nWritten: {output}.")
+    return 0
+
+
+def _load(args: argparse.Namespace) -> "NegativeMiner":
+    """The miner that the flags describe."""
+    from rag_finetune.index.store import open_index
+    from rag_finetune.retrieval.mining import NegativeMiner
+    from rag_finetune.retrieval.rerank import load_reranker
+
+    of_encoder = encoder_options(args)
+    index = open_index(args.index)
+    searchers = {name: _searcher(name, args, index, of_encoder) for name in args.retrieval}
+    reranker = None
+    if args.reranker:
+        reranker = load_reranker(args.reranker)
+        reranker.model.to(best_device())
+    names = "n_negatives from_rank to_rank margin max_share sampling seed reranker_margin"
+    rules = {name: getattr(args, name) for name in names.split()}
+    return NegativeMiner(index, searchers, reranker=reranker, **rules)
+
+
+def _searcher(
+    name: str, args: argparse.Namespace, index: "PassageIndex", of_encoder: dict[str, Any]
+) -> "Searcher":
+    """A search by its name."""
+    from rag_finetune.encoders.load import load_question_encoder
+    from rag_finetune.index.lexical import open_lexical
+    from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import question_encoder_of
+    from rag_finetune.retrieval.searchers import DenseSearcher
+
+    if name != "dense":
+        return open_lexical(index.folder / name)
+    if args.question_encoder:
+        encoder = load_question_encoder(args.question_encoder, **of_encoder)
+    else:
+        encoder = question_encoder_of(load_rag(args.model_name_or_path, index=args.index))
+    encoder.model.to(best_device())
+    return DenseSearcher(encoder, index)
+
+
+def _report(counts: dict[str, int], miner: "NegativeMiner") -> None:
+    """Say what was found, and what was not taken and why."""
+    n_questions = max(counts["questions"], 1)
+    print(
+        f"{counts['questions']:,} questions with {counts['negatives']:,} negatives, "
+        f"{counts['negatives'] / n_questions:.1f} each. Not taken:"
+    )
+    for reason, count in miner.left_out.items():
+        if count:
+            print(f"{count:>10,}  {reason}")

@@ -1,0 +1,225 @@
+"""`rag-finetune train-retriever`: train question and context encoder by contrast."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_finetune.cli.flags import add_question_flags, require_positive, training_flags
+from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
+from rag_finetune.cli.train import STOPPED_BY_SIGTERM, check_output, say_nothing
+from rag_finetune.data.formats import FORMATS
+from rag_finetune.files import check_file
+from rag_finetune.training.resume import LATEST
+
+if TYPE_CHECKING:
+    from rag_finetune.encoders.text_encoder import TextEncoder
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
+    from rag_finetune.training.retriever_trainer import RetrieverTrainer
+
+EPILOG = """\
+The training file names the gold passage of each question (positive_ids, found among the passages,
+or positive_ctxs), and perhaps hard negatives (hard_negative_ctxs of DPR's JSON). Transformers' own
+training flags are taken as well, such as --learning_rate, --num_train_epochs,
+--per_device_train_batch_size, --eval_strategy, --bf16, --seed; --help_all lists them.
+
+several processes, whose batches are each other's negatives:
+  accelerate launch --multi_gpu --num_processes 2 -m rag_finetune train-retriever …
+"""
+
+
+def make_retriever_parser() -> argparse.ArgumentParser:
+    """The flags of `train-retriever` that are not training arguments."""
+    title = "Train question and context encoder by contrast of gold passages with all others."
+    parser = make_parser("train-retriever", title, EPILOG)
+    parser.add_argument("--question_encoder", required=True, help="folder or Hub name")
+    parser.add_argument("--context_encoder", help="the same; default: the --question_encoder")
+    add_bool(
+        parser,
+        "tied",
+        None,
+        "one network reads both; default: where --context_encoder is not given",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--passages", nargs="+", metavar="FILE", help="documents, in files")
+    source.add_argument("--index", help="index folder, whose passages are taken")
+    parser.add_argument("--passages_format", choices=FORMATS, help="default: told by the files")
+    parser.add_argument(
+        "--passage_words",
+        type=int,
+        default=100,
+        help="words a passage at most; 0 keeps documents whole",
+    )
+    parser.add_argument("--train_file", required=True, help="questions to train on")
+    parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
+    add_question_flags(parser)
+    parser.add_argument(
+        "--max_question_length", type=int, default=128, help="tokens of a question; the rest is cut"
+    )
+    parser.add_argument(
+        "--max_length", type=int, default=256, help="tokens of a passage; the rest is cut"
+    )
+    _add_convention(parser)
+    add_bool(parser, "help_all", False, "list Transformers' training flags too")
+    return parser
+
+
+def _add_convention(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pooling", choices=("cls", "mean"), help="default: what is known of the encoder"
+    )
+    add_bool(parser, "normalize", None, "bring vectors to length 1; default: as for --pooling")
+    parser.add_argument("--question_prefix", help="stands before every question; default: likewise")
+    parser.add_argument("--passage_prefix", help="stands before every passage; default: likewise")
+
+
+def make_help_parser() -> argparse.ArgumentParser:
+    """The flags of `train-retriever` that --help shows: without Transformers'."""
+    from rag_finetune.training.retriever_options import RetrieverOptions
+
+    parser = make_retriever_parser()
+    group = parser.add_argument_group("training")
+    group.add_argument("--output_dir", help="for the two folders, checkpoints and logs")
+    group.add_argument(
+        "--resume_from_checkpoint",
+        help=f"go on from a checkpoint folder; `{LATEST}`: the last one in --output_dir",
+    )
+    add_dataclass_options(group, RetrieverOptions)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    if "-h" in argv or "--help" in argv:
+        make_help_parser().print_help()
+        return 0
+    from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
+
+    training_parser = training_flags(RetrieverTrainingArguments, make_retriever_parser())
+    if "--help_all" in argv:
+        make_help_parser().print_help()
+        print("\ntraining flags of Transformers:")
+        print(training_parser.format_help().partition("options:")[2])
+        return 0
+    flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
+    data, rest = parse_known(make_retriever_parser(), argv, flags)
+    for path in (data.train_file, data.validation_file):
+        if path is not None:
+            check_file(path)
+    require_positive(data, "max_question_length", "max_length")
+    if data.validation_file is None:
+        rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    args, strays = training_parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True, look_for_args_file=False
+    )
+    if strays:
+        training_parser.error(f'unexpected argument "{strays[0]}"')
+    check_output(args)
+    return _train(data, args)
+
+
+def _load_encoders(data: argparse.Namespace) -> "tuple[TextEncoder, TextEncoder, bool]":
+    """Both encoders, and whether they are one network."""
+    from transformers import DPRQuestionEncoder
+
+    from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+    from rag_finetune.training.biencoder import context_of, tie
+
+    shared: dict[str, Any] = {"pooling": data.pooling, "normalize": data.normalize}
+    question = load_question_encoder(
+        data.question_encoder, data.max_question_length, prefix=data.question_prefix, **shared
+    )
+    tied = data.context_encoder is None if data.tied is None else data.tied
+    source = data.context_encoder or data.question_encoder
+    is_dpr = isinstance(question.model, DPRQuestionEncoder)
+    if is_dpr and source == data.question_encoder and (Path(source) / "config.json").is_file():
+        context = context_of(question, data.max_length)
+        if not tied:
+            raise ValueError(
+                f"{source}: is a DPR question encoder. Give its --context_encoder too, or --tied."
+            )
+        return question, context, True
+    context = load_context_encoder(source, data.max_length, prefix=data.passage_prefix, **shared)
+    if tied:
+        tie(question, context)
+    return question, context, tied
+
+
+def _load_passages(data: argparse.Namespace, context: "TextEncoder") -> "Passages":
+    """The passages that training and validation look for gold among."""
+    from rag_finetune.data.passages import load_passages
+    from rag_finetune.encoders.prefix import with_prefix
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.index.store import open_index
+
+    if data.index is not None:
+        return Passages(open_index(data.index).passages.remove_columns("embeddings"), data.index)
+    tokenizer = with_prefix(context.tokenizer, "")
+    found = load_passages(
+        data.passages, data.passage_words, tokenizer=tokenizer, passages_format=data.passages_format
+    )
+    return Passages(found, ", ".join(data.passages))
+
+
+def _make_trainer(
+    data: argparse.Namespace, args: "RetrieverTrainingArguments"
+) -> "RetrieverTrainer":
+    """Load what the flags name, and join it."""
+    from rag_finetune.data.qa import load_questions
+    from rag_finetune.index.gold import resolve_positives
+    from rag_finetune.training.retriever_data import RetrieverExamples, load_mined
+    from rag_finetune.training.retriever_trainer import RetrieverTrainer
+
+    question, context, tied = _load_encoders(data)
+    source = _load_passages(data, context)
+    options = {"qa_format": data.qa_format, "keep_unanswerable": data.keep_unanswerable}
+    questions = load_questions(data.train_file, need_answers=False, **options)
+    mined = load_mined(data.train_file, len(questions), data.qa_format)
+    count = args.n_negatives
+    if count is None:
+        count = int(mined is not None and any(entry.negatives for entry in mined))
+    examples = RetrieverExamples(
+        resolve_positives(questions, source),
+        source.passages,
+        mined,
+        n_negatives=count,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+    )
+    if args.teacher is not None:
+        from rag_finetune.training.teacher import score_candidates
+
+        score_candidates(examples, args.teacher, args.device)
+    asked = None
+    if data.validation_file is not None:
+        asked = load_questions(data.validation_file, need_answers=False, **options)
+        asked = resolve_positives(asked, source)
+    return RetrieverTrainer(
+        question, context, args, examples, passages=source.passages, eval_questions=asked, tied=tied
+    )
+
+
+def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
+    """Train, and leave two folders, and the index where it is asked for."""
+    trainer = _make_trainer(data, args)
+    say = print if trainer.is_world_process_zero() else say_nothing
+    say(trainer.describe())
+    held = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)  # type: ignore[arg-type]
+    say(
+        f"{len(trainer.examples):,} questions to train on, {held:,} to validate on; "
+        f"{args.world_size} process(es)."
+    )
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if trainer.sigterm.stopped:
+        say(
+            f"Stopped by SIGTERM at step {trainer.state.global_step}. Go on with "
+            f"--resume_from_checkpoint {LATEST}."
+        )
+        return STOPPED_BY_SIGTERM
+    if args.save_index and trainer.is_world_process_zero():
+        trainer.save_index(data.passage_words if data.index is None else 0)
+    trainer.finish(result.metrics)
+    best = trainer.state.best_metric
+    found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
+    say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
+    trainer.end()
+    return 0

@@ -1,0 +1,51 @@
+"""Searches that take the text of a question: what every kind of retrieval has in common."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from rag_finetune.encoders.text_encoder import TextEncoder
+from rag_finetune.index.store import PassageIndex
+
+
+class Searcher(Protocol):
+    """Finds passages for questions; `LexicalIndex` is one."""
+
+    def search(self, questions: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows of the k best passages, shape (batch, k); row −1 for none found."""
+        ...
+
+    def scores_at(self, questions: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Scores of given passages, shape (batch, n) as `rows`."""
+        ...
+
+
+class DenseSearcher:
+    """Searches the vectors of an index with a question encoder."""
+
+    def __init__(self, encoder: TextEncoder, index: PassageIndex) -> None:
+        """Join the two.
+
+        Raises:
+            ValueError: their dimensions differ.
+        """
+        index.check_encoder(encoder.dimension, encoder.settings())
+        self._encoder, self._index = encoder, index
+        self._last: tuple[list[str], np.ndarray] = ([], np.empty((0, encoder.dimension)))
+
+    def search(self, questions: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Searcher`; scores are inner products."""
+        return self._index.search(self._vectors(questions), min(k, len(self._index)))
+
+    def scores_at(self, questions: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """See `Searcher`; 0 for row −1."""
+        vectors = self._index.vectors_at(rows)
+        scores: np.ndarray = np.einsum("bd,bkd->bk", self._vectors(questions), vectors)
+        return scores
+
+    def _vectors(self, questions: Sequence[str]) -> np.ndarray:
+        """Vectors of the questions; those of the last ones are kept."""
+        if self._last[0] != list(questions):
+            self._last = (list(questions), self._encoder.encode(list(questions)))
+        return self._last[1]

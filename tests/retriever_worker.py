@@ -1,0 +1,35 @@
+"""Gradients of one global batch of retriever training; run by a launcher, or by a test itself."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tiny_retriever
+import torch
+
+BATCH = list(range(11))  # of two processes one has six questions, the other five
+
+
+def run(folder: Path, **options: Any) -> None:
+    """Write the gradients that every process has after the exchange, and the figures of a run."""
+    trainer = tiny_retriever.make_trainer(
+        folder, n_negatives=1, max_steps=1, learning_rate=1e-9, max_grad_norm=1e9, **options
+    )
+    rank, world = trainer.args.process_index, trainer.args.world_size
+    model = trainer.accelerator.prepare_model(trainer.biencoder) if world > 1 else trainer.biencoder
+    model.train()
+    batch = trainer.data_collator([trainer.examples[row] for row in BATCH[rank::world]])
+    trainer.compute_loss(model, batch, num_items_in_batch=len(BATCH)).backward()
+    found = {name: p.grad.clone() for name, p in trainer.biencoder.named_parameters()}
+    torch.save(found, folder / f"gradients{rank}of{world}.pt")
+    figures = trainer.evaluate()
+    if rank == 0:
+        known = {name: value for name, value in figures.items() if "@" in name}
+        (folder / f"figures{world}.json").write_text(json.dumps({"world_size": world} | known))
+    trainer.model_wrapped = model
+    trainer.end()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), **json.loads(sys.argv[2]))

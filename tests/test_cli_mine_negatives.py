@@ -1,0 +1,95 @@
+"""`rag-finetune mine-negatives`, run in this process."""
+
+import json
+
+import pytest
+import tiny_rag
+from tiny_job import error_of, ok, tiny_job, usage_error_of
+
+from rag_finetune.data.candidates import load_candidates
+from rag_finetune.data.qa import load_questions
+from rag_finetune.index.lexical import build_lexical
+
+FACTS = tiny_rag.facts()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """The index of the job, with words beside it."""
+    folder = tmp_path_factory.mktemp("mine") / "index"
+    words = ["--passages", tiny_job() / "passages.jsonl"]
+    words += ["--context_encoder", tiny_job() / "parts/context_encoder"]
+    ok("index", *words, "--output_dir", folder)
+    texts = [f"{fact['title']} {fact['text']}" for fact in FACTS]
+    build_lexical(texts, folder / "bm25", "bm25")
+    return folder
+
+
+def words_of(index, output, *more):
+    words = ["--index", index, "--train_file", tiny_job() / "train.json", "--output_file", output]
+    return ["mine-negatives", *words, *more]
+
+
+def dense():
+    return ["--retrieval", "dense", "--question_encoder", tiny_job() / "parts/question_encoder"]
+
+
+@pytest.mark.parametrize("retrieval", [["bm25"], ["dense"], ["bm25", "dense"]], ids=" ".join)
+def test_the_file_is_read_back_as_questions_and_candidates(index, tmp_path, retrieval):
+    output = tmp_path / "mined.json"
+    flags = dense()[2:] if "dense" in retrieval else []
+    done = ok(*words_of(index, output, "--retrieval", *retrieval, *flags, "--n_negatives", 4))
+    assert "20 questions with 80 negatives, 4.0 each. Not taken:" in done.out
+    questions, given = load_questions(output), load_questions(tiny_job() / "train.json")
+    for name in ("question", "answers", "positive_ids"):
+        assert questions[name][:] == given[name][:]
+    rows = json.loads(output.read_text())
+    candidates = load_candidates(output)
+    for fact, row, found in zip(FACTS, rows, candidates, strict=True):
+        assert [one.text for one in found.positives] == [fact["text"]]
+        assert [one.id for one in found.negatives] == [
+            context["passage_id"] for context in row["hard_negative_ctxs"]
+        ]
+        assert len(found.negatives) == 4
+        for one in found.negatives:
+            assert f" {fact['answer']} " not in one.text
+        assert {context["retrieval"] for context in row["hard_negative_ctxs"]} == {*retrieval}
+
+
+def test_a_checkpoint_finds_negatives_too(index, tmp_path):
+    of_encoder = words_of(index, tmp_path / "a.json", *dense())
+    ok(*of_encoder)
+    flags = ["--retrieval", "dense", "--model_name_or_path", tiny_job() / "assembled"]
+    ok(*words_of(index, tmp_path / "b.json", *flags))
+    first, second = (
+        [[one.id for one in found.negatives] for found in load_candidates(tmp_path / name)]
+        for name in ("a.json", "b.json")
+    )
+    assert first == second
+
+
+def test_a_file_that_is_there_is_not_overwritten_unless_asked_to(index, tmp_path):
+    output = tmp_path / "mined.json"
+    output.write_text("mine")
+    assert "exists. Choose another file, or give --overwrite" in error_of(*words_of(index, output))
+    assert output.read_text() == "mine"
+    ok(*words_of(index, output, "--overwrite"))
+
+
+def test_a_run_that_fails_leaves_no_file(tmp_path):
+    error = error_of(*words_of(tiny_job() / "index", tmp_path / "mined.json"))
+    assert "no index by words" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--retrieval", "dense"],
+        ["--question_encoder", "x"],
+        ["--retrieval", "dense", "--question_encoder", "x", "--model_name_or_path", "y"],
+    ],
+    ids=" ".join,
+)
+def test_an_encoder_is_for_dense_search(index, tmp_path, words):
+    assert "--retrieval dense" in usage_error_of(*words_of(index, tmp_path / "x", *words))

@@ -1,0 +1,101 @@
+"""`rag-finetune train-retriever`, run in this process."""
+
+import json
+
+import pytest
+import tiny_rag
+from tiny_job import error_of, ok, usage_error_of, write_inputs
+
+from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+from rag_finetune.index.store import open_index
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """A folder with passages, questions and encoders of the twenty facts."""
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+def words(folder, *more, output="run"):
+    return [
+        *("train-retriever", "--question_encoder", str(folder / "parts/question_encoder")),
+        *("--passages", str(folder / "passages.jsonl"), "--train_file", str(folder / "train.json")),
+        *("--output_dir", str(folder / output), "--per_device_train_batch_size", "8"),
+        *("--max_steps", "3", "--learning_rate", "1e-2", "--use_cpu", *more),
+    ]
+
+
+def test_it_leaves_two_folders_the_index_and_the_figures(inputs):
+    pair = ("--context_encoder", str(inputs / "parts/context_encoder"))
+    validation = ("--validation_file", str(inputs / "train.json"))
+    printed = ok(*words(inputs, *pair, *validation, "--save_index")).out
+    assert "20 questions to train on, 20 to validate on; 1 process(es)." in printed
+    assert "finished after 3 steps; best mrr@10" in printed
+    run = inputs / "run"
+    assert {"question_encoder", "context_encoder", "index", "train_results.json"} <= {
+        path.name for path in run.iterdir()
+    }
+    context = load_context_encoder(str(run / "context_encoder"))
+    index = open_index(run / "index", context.fingerprint())
+    assert len(index) == 20
+    question = load_question_encoder(str(run / "question_encoder"))
+    assert index.search(question.encode(["what is the house of ada ?"]), 5)[1].shape == (1, 5)
+    best = json.loads((run / "train_results.json").read_text())["best_metric"]
+    ok(
+        *[
+            *("evaluate", "--retrieval_only", "--question_encoder", str(run / "question_encoder")),
+            *("--index", str(run / "index"), "--eval_file", str(inputs / "train.json")),
+            *("--output_dir", str(inputs / "evaluation"), "--probe", "false"),
+        ]
+    )
+    metrics = json.loads((inputs / "evaluation" / "metrics.json").read_text())
+    assert metrics["mrr@10"] == pytest.approx(best)
+
+
+def test_one_encoder_is_tied_and_a_run_goes_on_from_its_last_checkpoint(inputs):
+    printed = ok(*words(inputs, "--save_strategy", "steps", "--save_steps", "2")).out
+    assert "question_encoder" in printed and "\ncontext_encoder" not in printed
+    assert "already exists" in error_of(*words(inputs))
+    ok(*words(inputs, "--save_strategy", "no"), "--resume_from_checkpoint", "latest")
+    question = load_question_encoder(str(inputs / "run/question_encoder"))
+    context = load_context_encoder(str(inputs / "run/context_encoder"))
+    assert (question.encode(["ada"]) == context.encode(["ada"])).all()
+
+
+def test_dpr_files_bring_their_positives_and_hard_negatives(inputs):
+    facts = tiny_rag.facts()
+    rows = [
+        {
+            "question": fact["question"],
+            "answers": [fact["answer"]],
+            "positive_ctxs": [{"title": fact["title"], "text": fact["text"]}],
+            "hard_negative_ctxs": [{"title": other["title"], "text": other["text"]}],
+        }
+        for fact, other in zip(facts, facts[1:] + facts[:1], strict=True)
+    ]
+    (inputs / "train.json").write_text(json.dumps(rows))
+    index = tiny_rag.tiny_index(inputs / "index")
+    given = words(inputs, "--index", str(index.folder))
+    start = given.index("--passages")
+    printed = ok(*given[:start], *given[start + 2 :]).out
+    assert "20 questions to train on, 0 to validate on" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--n_negatives", "1"], "no question has any"),
+        (["--tied", "false"], "is a DPR question encoder. Give its --context_encoder"),
+        (["--temperature", "0"], "temperature must be a number above 0"),
+        (["--train_file", "nowhere.json"], "nowhere.json: expected a file"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(inputs, more, message):
+    assert message in error_of(*words(inputs, *more))
+
+
+def test_passages_or_an_index_are_needed(inputs):
+    given = words(inputs)
+    start = given.index("--passages")
+    assert "--passages --index" in usage_error_of(*given[:start], *given[start + 2 :])
