@@ -9,6 +9,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import shutil
 import tempfile
 from collections import Counter
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         allowed[item.path] = max(allowed.get(item.path, 0), marker.args[0] if marker else 0)
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (-allowed[item.path], -tests[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what the imports have left: every training collects garbage, a few times over."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

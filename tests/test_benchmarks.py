@@ -1,5 +1,6 @@
 """The benchmarks run at their smallest size and find their sides equal."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--size", "tiny", "--repeats", "1", "--threads", "1"]
@@ -15,7 +17,7 @@ TRAIN = ["--batch_size", "2", "--n_docs", "2"]
 BARE = "import runpy, sys; sys.modules.update(faiss=None, datasets=None); sys.argv = sys.argv[1:]; "
 BARE += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
-# Each test starts three processes or more, which first import torch.
+# Most tests start three processes, which first import torch.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -27,31 +29,51 @@ def run(words: list[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture
+def words_of(tmp_path):
+    """The words that run a benchmark; BARE and TEXT among its options are put in their places."""
+    lines = [f"the metal of row {row} melts at {row * 9} degrees" for row in range(40)]
+    (tmp_path / "lines.txt").write_text("\n\n".join(lines), encoding="utf-8")
+
+    def words_of(name: str, options: list[str]) -> list[str]:
+        before = ["-c", BARE] if "BARE" in options else []
+        text = ["--text", str(tmp_path / "lines.txt")] if "TEXT" in options else []
+        options = [option for option in options if option not in ("BARE", "TEXT")]
+        return [*before, str(ROOT / f"benchmarks/bench_{name}.py"), *SMALL, *options, *text]
+
+    return words_of
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("generate", ["--batch_size", "2", "--spread"]),
-        ("generate", ["--batch_size", "2", "--head", "rag_token"]),
+        ("generate", ["--batch_size", "2", "--spread", "BARE"]),
+        ("generate", ["--batch_size", "2", "--head", "rag_token", "TEXT"]),
         ("index", ["--passages", "40"]),
-        ("index", ["--passages", "40", "--dtype", "bf16"]),
+        ("index", ["--passages", "40", "--dtype", "bf16", "TEXT"]),
         ("retrieve", ["--passages", "600"]),
     ],
 )
-def test_both_sides_are_measured_and_equal(name, options):
-    found = run([str(ROOT / f"benchmarks/bench_{name}.py"), *SMALL, *options])
+def test_both_sides_are_measured_and_equal(words_of, name, options):
+    found = run(words_of(name, options))
     assert found["benchmark"] == name
     plain, ours = found["seconds"]["plain"], found["seconds"]["ours"]
     assert found["ratio"] == pytest.approx(plain / ours, rel=0.01)
     assert set(found["memory"]) == {"ours", "plain"}
     assert {"machine", "versions", "sizes"} <= set(found)
+    if name == "generate":
+        assert found["equal_sequences"] == "2 of 2"
+    if "TEXT" in options:  # its lines are the passages
+        assert found["sizes"]["texts" if name == "index" else "contexts"] == "lines.txt"
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--head", "rag_token"], ["--dtype", "bf16"]], ids=["sequence", "token", "bf16"]
+    "options",
+    [["BARE", "TEXT"], ["--head", "rag_token"], ["--dtype", "bf16"]],
+    ids=["sequence", "token", "bf16"],
 )
-def test_training_steps_are_measured_and_equal(options):
-    script = str(ROOT / "benchmarks/bench_train.py")
-    found = run([script, *SMALL, *TRAIN, *options])
+def test_training_steps_are_measured_and_equal(words_of, options):
+    found = run(words_of("train", [*TRAIN, *options]))
     assert found["benchmark"] == "train"
     for part in ("step", "whole_step"):
         plain, ours = found[part]["seconds"]["plain"], found[part]["seconds"]["ours"]
@@ -62,29 +84,32 @@ def test_training_steps_are_measured_and_equal(options):
     assert set(found["memory"]) == {"ours", "plain"}
     if "bf16" in options:
         assert 0 < found["equal"]["bf16_loss_apart_ours"] < 0.01
+    if "TEXT" in options:
+        assert found["sizes"]["contexts"] == "lines.txt"
     assert {"machine", "versions", "sizes"} <= set(found)
 
 
-def test_training_that_differs_is_an_error():
-    script = str(ROOT / "benchmarks/bench_train.py")
-    with pytest.raises(AssertionError, match="The sides differ"):
-        run([script, *SMALL, *TRAIN, "--gradient_tolerance", "0"])
+def in_process(name: str, monkeypatch, options: list[str]) -> None:
+    """Run a benchmark here, where it is to fail before it would start others."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    words = [*SMALL, "--threads", str(torch.get_num_threads()), *options]
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    importlib.import_module(f"bench_{name}").main()
+
+
+def test_training_that_differs_is_an_error(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    # What memory they take, each in a process of its own, is told by the tests above.
+    monkeypatch.setattr(importlib.import_module("side_by_side"), "in_own_process", lambda *_: {})
+    with pytest.raises(SystemExit, match="The sides differ"):
+        in_process("train", monkeypatch, [*TRAIN, "--gradient_tolerance", "0"])
 
 
 @pytest.mark.parametrize("flag", ["--dtype bf16", "--device cuda"])
-def test_searches_refuse_what_only_networks_have(flag):
-    script = str(ROOT / "benchmarks/bench_retrieve.py")
-    with pytest.raises(AssertionError, match=f"unrecognized arguments: {flag}"):
-        run([script, *SMALL, *flag.split()])
-
-
-def test_training_and_decoding_are_measured_without_faiss_and_datasets():
-    script = str(ROOT / "benchmarks/bench_generate.py")
-    found = run(["-c", BARE, script, *SMALL, "--batch_size", "1", "--new_tokens", "4"])
-    assert found["equal_sequences"] == "1 of 1"
-    script = str(ROOT / "benchmarks/bench_train.py")
-    found = run(["-c", BARE, script, *SMALL, *TRAIN])
-    assert found["equal"]["loss_apart"] <= 1e-5
+def test_searches_refuse_what_only_networks_have(monkeypatch, capsys, flag):
+    with pytest.raises(SystemExit, match="2"):
+        in_process("retrieve", monkeypatch, flag.split())
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
 
 
 def test_the_table_of_memory_has_a_cell_for_every_size():
@@ -98,19 +123,3 @@ def test_the_table_of_memory_has_a_cell_for_every_size():
         (2, "bf16"),
     ]
     assert all(cell["gb"] > 0 for cell in found["cells"])
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("generate", ["--batch_size", "2"]),
-        ("train", TRAIN),
-        ("index", ["--passages", "40"]),
-    ],
-)
-def test_real_passages_are_read_line_by_line(tmp_path, name, options):
-    lines = [f"the metal of row {row} melts at {row * 9} degrees" for row in range(40)]
-    (tmp_path / "lines.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    script, text = str(ROOT / f"benchmarks/bench_{name}.py"), str(tmp_path / "lines.txt")
-    sizes = run([script, *SMALL, *options, "--text", text])["sizes"]
-    assert sizes["texts" if name == "index" else "contexts"] == "lines.txt"

@@ -27,6 +27,7 @@ from tiny_job import (
 
 from rag_finetune.cli.train import make_train_parser
 from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.training import rag_saver
 from rag_finetune.training.rag_evaluator import as_questions
 from rag_finetune.training.rag_trainer import RagTrainer
 from rag_finetune.training.setup import reported_metrics
@@ -38,6 +39,13 @@ RUN_FILES = (
 )
 RESUMING_FILES = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 QUESTION = "what is the house of ada ?"
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """As where matplotlib is not installed; the job that is looked at whole is made before."""
+    tiny_job()
+    monkeypatch.setattr(rag_saver, "can_plot", lambda: False)
 
 
 def read(path):

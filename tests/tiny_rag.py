@@ -1,7 +1,10 @@
 """Tiny RAG parts from configs: word-level tokenizers, 1-layer networks, twenty facts."""
 
+import atexit
+import functools
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -208,19 +211,39 @@ def tiny_rag(
     dropout: float = 0.1,
     **options,
 ) -> Rag:
-    """A RAG checkpoint in folder/assembled over folder/index, loaded."""
+    """A RAG checkpoint in folder/assembled over folder/index, loaded; folder/parts made it."""
+    if options:
+        make_rag(folder, kind, model_type, width, dropout, **options)
+    else:
+        made, random_state = made_rag(kind, model_type, width, dropout)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        torch.set_rng_state(random_state)  # as if it had been made here
+    return load_rag(folder / "assembled")
+
+
+@functools.cache
+def made_rag(kind: str, model_type: str, width: int, dropout: float) -> tuple[Path, torch.Tensor]:
+    """A folder to copy, made once a process, and torch's random state afterwards."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make_rag(folder, kind, model_type, width, dropout)
+    return folder, torch.get_rng_state()
+
+
+def make_rag(
+    folder: Path, kind: str, model_type: str, width: int, dropout: float, **options
+) -> None:
+    """Write parts, index and checkpoint."""
     parts = save_parts(folder / "parts", kind, width, dropout=dropout)
-    index = tiny_index(folder / "index", width)
     assemble_rag(
         parts["question_encoder"],
         parts["generator"],
         folder / "assembled",
         model_type=model_type,
-        index=index,
+        index=tiny_index(folder / "index", width),
         max_combined_length=40,
         **options,
     )
-    return load_rag(folder / "assembled")
 
 
 HUB_COMMIT = "ab" * 20
