@@ -311,7 +311,6 @@ def word_index(passages: list[dict[str, str]], folder: Path, *, vectors: bool) -
 
 @pytest.mark.parametrize("vectors", [True, False])
 def test_indexes_by_words_are_those_of_a_fresh_build_with_their_own_settings(tmp_path, vectors):
-    pytest.importorskip("bm25s")
     word_index(rows()[:15], tmp_path / "index", vectors=vectors)
     fresh = word_index(rows_after(), tmp_path / "fresh", vectors=vectors)
     index = update(tmp_path / "index")
@@ -331,7 +330,6 @@ def test_indexes_by_words_are_those_of_a_fresh_build_with_their_own_settings(tmp
 
 
 def test_words_of_another_version_are_not_searched_for_an_index_that_was_opened_before(tmp_path):
-    pytest.importorskip("bm25s")
     opened = word_index(rows()[:15], tmp_path / "index", vectors=False)
     earlier = open_index(tmp_path / "index")
     words = earlier.lexical("bm25")
@@ -342,7 +340,6 @@ def test_words_of_another_version_are_not_searched_for_an_index_that_was_opened_
 
 
 def test_words_are_not_added_to_an_index_that_was_changed_meanwhile(tmp_path):
-    pytest.importorskip("bm25s")
     opened = word_index(rows()[:15], tmp_path / "index", vectors=False)
     update_index(tmp_path / "index", remove=["1"])
     with pytest.raises(ValueError, match="was changed meanwhile"):
