@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import tiny_rag
 from datasets import load_from_disk
-from killed_builds import in_child, passages
+from killed_builds import in_child
+from killed_builds import passages as draw_passages
 
 from rag_finetune.index import update
 from rag_finetune.index.build import build_index
+from rag_finetune.index.lexical_parts import add_lexical
 from rag_finetune.index.store import open_index
 
 NAMES = ("replace", "rename", "link", "unlink", "rmdir", "mkdir")
@@ -48,13 +50,21 @@ def ids(folder: Path) -> list[str]:
     assert np.isfinite(scores).all() and (found >= 0).all()
     exact = questions @ index.vectors_at(np.arange(len(index))).T
     np.testing.assert_allclose(scores, np.take_along_axis(exact, found, 1), atol=1e-5)
+    rows = words(folder)
+    assert rows[0] >= 0 and rows.max() < len(index)
     return index.passages["id"][:]
+
+
+def words(folder: Path) -> np.ndarray:
+    """The rows that a search by words finds, best first."""
+    return open_index(folder).lexical("bm25").search(["the old house of ada"], 20)[1][0]
 
 
 def same(one: Path, fresh: Path) -> None:
     """Check that an updated index equals a fresh one, and that nothing else is left in it."""
     assert ids(one) == ids(fresh)
     assert sorted(path.name for path in one.iterdir()) == sorted(p.name for p in fresh.iterdir())
+    assert np.array_equal(words(one), words(fresh))
     plain = [load_from_disk(str(folder / "passages")) for folder in (one, fresh)]
     for column in ("id", "document_id", "title", "text"):
         assert plain[0][column][:] == plain[1][column][:]
@@ -95,14 +105,15 @@ def die_before(number: int, counter: list[int]) -> None:
 
 def run(folder: Path, index_type: str, stride: int, kills: int) -> dict[str, int]:
     """Kill before every `stride`th call, and at `kills` random moments; what was seen."""
-    rows = passages(60)
+    rows = draw_passages(60)
     request, fresh_rows = wanted(rows)
     build = {"index_type": index_type}
 
     def prepare() -> None:
         encoder = tiny_rag.context_encoder()
-        build_index(iter(base(rows)), encoder, folder / "base", **build)
-        build_index(iter(fresh_rows), encoder, folder / "fresh", **build)
+        for name, passages in (("base", base(rows)), ("fresh", fresh_rows)):
+            index = build_index(iter(passages), encoder, folder / name, **build)
+            add_lexical(index, {"bm25": {}})
 
     def work() -> None:
         update.update_index(folder / "index", **request)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, RagConfig, RagRetriever
 
 from rag_finetune.encoders import encode
 from rag_finetune.index.build import build_index
+from rag_finetune.index.lexical_parts import add_lexical, build_word_index
 from rag_finetune.index.recall import exact_scores
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.index.update import (
@@ -293,6 +295,55 @@ def test_an_index_inside_a_checkpoint_is_updated_alone(tmp_path):
     update_index(first / "index", remove=["1"])
     assert len(load_rag(first).retriever.index) == 19
     assert contents(second) == before and len(load_rag(second).retriever.index) == 20
+
+
+KINDS = {"bm25": {"k1": 1.2}}
+
+
+def word_index(passages: list[dict[str, str]], folder: Path, *, vectors: bool) -> PassageIndex:
+    """An index by words, with vectors or without."""
+    if not vectors:
+        return build_word_index(iter(passages), folder, KINDS)
+    index = build_index(iter(passages), tiny_rag.context_encoder(), folder)
+    add_lexical(index, KINDS)
+    return open_index(folder)
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_indexes_by_words_are_those_of_a_fresh_build_with_their_own_settings(tmp_path, vectors):
+    word_index(rows()[:15], tmp_path / "index", vectors=vectors)
+    fresh = word_index(rows_after(), tmp_path / "fresh", vectors=vectors)
+    index = update(tmp_path / "index")
+    asked = [fact["question"] for fact in tiny_rag.facts()]
+    found, expected = (one.lexical("bm25").search(asked, 19) for one in (index, fresh))
+    assert np.array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    assert (
+        index.passages.select_columns(["id", "text"])[:]
+        == (fresh.passages.select_columns(["id", "text"])[:])
+    )
+    assert replace(index.manifest, last_update="") == fresh.manifest
+    assert sorted(contents(index.folder)) == sorted(contents(fresh.folder))
+    assert len(update(tmp_path / "index")) == 19  # done already
+    with pytest.raises(ValueError, match="holds no vectors") if not vectors else nullcontext():
+        compact_index(tmp_path / "index", index_type="flat")
+
+
+def test_words_of_another_version_are_not_searched_for_an_index_that_was_opened_before(tmp_path):
+    opened = word_index(rows()[:15], tmp_path / "index", vectors=False)
+    earlier = open_index(tmp_path / "index")
+    words = earlier.lexical("bm25")
+    update_index(tmp_path / "index", replace=[REPLACING[0]])
+    with pytest.raises(ValueError, match="It was updated since it was opened: open it again"):
+        opened.lexical("bm25")
+    assert earlier.lexical("bm25") is words
+
+
+def test_words_are_not_added_to_an_index_that_was_changed_meanwhile(tmp_path):
+    opened = word_index(rows()[:15], tmp_path / "index", vectors=False)
+    update_index(tmp_path / "index", remove=["1"])
+    with pytest.raises(ValueError, match="was changed meanwhile"):
+        add_lexical(opened, {"bm25": {"k1": 0.5}})
 
 
 def killed(folder: Path, *words: object) -> dict[str, int]:

@@ -95,8 +95,10 @@ def _renumber(lists: faiss.IndexIVF, index: faiss.Index, rows: np.ndarray) -> No
     index.remove_ids(np.flatnonzero(rows < 0).astype(np.int64))
     stored = lists.invlists
     for number in range(lists.nlist):
-        ids = faiss.rev_swig_ptr(stored.get_ids(number), stored.list_size(number))
-        ids[:] = rows[ids]
+        size = stored.list_size(number)
+        if size:
+            ids = faiss.rev_swig_ptr(stored.get_ids(number), size)
+            ids[:] = rows[ids]
 
 
 def _is_transformed(index: faiss.Index) -> bool:

@@ -133,8 +133,10 @@ def compact_index(
             factory = require_type(wanted, n, dimension)
             if is_grown or factory != manifest.faiss_factory:
                 changes = Changes(np.arange(n), n, 0, 0)
-                options = {"index_type": wanted, "progress": progress}
-                switch(folder, write_version(index, changes, None, work, folder / NEXT, **options))
+                version = write_version(
+                    index, changes, None, work, folder / NEXT, index_type=wanted, progress=progress
+                )
+                switch(folder, version)
                 return open_index(folder)
         _say(f"{folder}: has no tombstones, nothing to do.", progress)
     return index

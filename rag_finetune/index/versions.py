@@ -111,7 +111,10 @@ def settle(folder: Path) -> None:
         sync(folder)
     shutil.rmtree(folder / NEXT, ignore_errors=True)
     for path in [*folder.glob(".*.partial-*"), *folder.glob(".*.old-*")]:  # a kill left them
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def link_or_copy(source: str, target: str) -> None:
