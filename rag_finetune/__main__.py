@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
+    "tune-retrieval": "choose on a file of questions how an index is searched",
     "doctor": "show what is installed and what is known not to work",
 }
 
@@ -65,7 +66,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     before, warnings.formatwarning = warnings.formatwarning, one_line
     try:
-        module = importlib.import_module(f"rag_finetune.cli.{command}")
+        module = importlib.import_module(f"rag_finetune.cli.{command.replace('-', '_')}")
         code = module.main(arguments)
         sys.stdout.flush()  # so that a reader who has gone shows here, and not at exit
         return int(code or 0)

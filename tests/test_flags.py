@@ -9,7 +9,17 @@ from light_imports import assert_imports_none_of
 from tiny_job import ok, run
 
 from rag_finetune.__main__ import COMMANDS
-from rag_finetune.cli import assemble, compare, doctor, evaluate, index, predict, search, train
+from rag_finetune.cli import (
+    assemble,
+    compare,
+    doctor,
+    evaluate,
+    index,
+    predict,
+    search,
+    train,
+    tune_retrieval,
+)
 from rag_finetune.cli.flags import (
     add_decoding_flags,
     best_device,
@@ -50,6 +60,7 @@ def test_every_flag_says_what_it_is_for(command):
         "compare": compare.make_compare_parser,
         "predict": predict.make_predict_parser,
         "search": search.make_search_parser,
+        "tune-retrieval": tune_retrieval.make_tune_retrieval_parser,
         "doctor": doctor.make_doctor_parser,
     }[command]
     assert [action.dest for action in make()._actions if not action.help] == []

@@ -131,7 +131,7 @@ def load_rag(
     set_generation_config(model, settings)
     retriever = None
     if with_index:
-        opened = _open_for(Path(folder), index)
+        opened = open_index_for(Path(folder), index)
         if not isinstance(retrieval, Retrieval):
             retrieval = retrieval_for(Path(folder), opened, retrieval, lexical_prior)
         tokenizers = tokenizer.question_encoder, tokenizer.generator
@@ -222,7 +222,7 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _open_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:
+def open_index_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:
     """Open the index of a checkpoint, or the one given, and hold it to the fingerprint."""
     reference = load_index_reference(folder)
     fingerprint = reference.get("fingerprint")

@@ -2,12 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rag_finetune.files import describe, read_text, write_json
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.retrieval.way import Retrieval, choose_retrieval
+from rag_finetune.retrieval.way import Retrieval, choose_retrieval, retrieval_of
 
 INDEX_REFERENCE = "rag_index.json"
 FORMAT_VERSION = 1
@@ -87,11 +88,16 @@ def retrieval_for(
 def remember_retrieval(folder: Path, retrieval: Retrieval) -> bool:
     """Write another way of retrieval into what a checkpoint says about its index.
 
+    Its prior stays as it was trained with.
+
     Returns:
         Whether there was such a file; one from the Hub has none.
     """
     reference = load_index_reference(folder)
     if reference:
+        before = reference.get("retrieval")
+        if before:
+            retrieval = replace(retrieval, prior=retrieval_of(before, str(folder)).prior)
         write_json(folder / INDEX_REFERENCE, {**reference, "retrieval": retrieval.data()})
     return bool(reference)
 
