@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
     "mine-negatives": "find passages that mislead, to train a retriever or a reranker on",
+    "tune-retrieval": "choose on a file of questions how an index is searched",
     "doctor": "show what is installed and what is known not to work",
 }
 

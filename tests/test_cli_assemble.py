@@ -7,6 +7,7 @@ import pytest
 import tiny_encoders
 import tiny_rag
 from tiny_job import assemble_words, error_of, files_under, ok, tiny_job, usage_error_of
+from tiny_words import words_job
 from transformers import RagSequenceForGeneration, RagTokenForGeneration
 
 from rag_finetune.encoders.prefix import prefix_of
@@ -155,3 +156,15 @@ def test_questions_without_an_index_are_wrong_usage(tmp_path):
     words = ["--questions", tiny_job() / "train.json"]
     error = usage_error_of(*assemble_words(tiny_job(), tmp_path / "rag"), *words)
     assert "--questions goes with --index" in error
+
+
+def test_a_model_goes_with_an_index_of_words_only(tmp_path):
+    words = assemble_words(tiny_job(), tmp_path / "rag")
+    done = ok(*words, "--index", words_job() / "bare")
+    assert "The index holds no vectors: p(z|x) is by words" in done.out
+    reference = json.loads((tmp_path / "rag/rag_index.json").read_text())
+    assert "fingerprint" not in reference
+    assert load_rag(tmp_path / "rag").retriever.searcher.retrieval.way == "bm25"
+    card = (tmp_path / "rag/README.md").read_text()
+    assert "| searched by words | bm25, tfidf |" in card
+    assert "plain Transformers" not in card and "dense.faiss" not in card

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+from tiny_words import words_job
 from transformers import GenerationConfig
 
 from rag_finetune.cli.compare import _kinds, _room
 from rag_finetune.evaluation.compare import ROWS
+from rag_finetune.retrieval.way import Retrieval
 
 
 def compare_words(output, *more):
@@ -283,3 +285,27 @@ def test_the_kind_is_what_the_pattern_finds(pattern, kind):
 
 def test_an_optional_group_that_finds_nothing_is_no_kind():
     assert _kinds("x|(y)")("x") == ""
+
+
+def test_the_starting_model_searches_as_the_trained_one_does(tmp_path, monkeypatch):
+    trained = shutil.copytree(words_job() / "full_model/assembled", tmp_path / "trained")
+    shutil.copytree(words_job() / "full", tmp_path / "index")
+    reference = json.loads((trained / "rag_index.json").read_text())
+    way = Retrieval("tfidf", prior=0.25)
+    (trained / "rag_index.json").write_text(
+        json.dumps({**reference, "index": "../index", "retrieval": way.data()})
+    )
+    start = words_job() / "full_model/assembled"
+    words = ["--model_name_or_path", trained, "--starting_model", start, "--max_new_tokens", 2]
+    ok(*compare_words(tmp_path / "out", *words))
+    rows = {
+        row: [
+            [passage["id"] for passage in json.loads(line)["passages"]]
+            for line in (tmp_path / f"out/train/{row}/predictions.jsonl").read_text().splitlines()
+        ]
+        for row in ("starting", "fine_tuned")
+    }
+    assert rows["starting"] == rows["fine_tuned"]
+    assert [found[0] for found in rows["starting"]] == [str(n + 1) for n in range(20)]
+    (trained / "rag_index.json").write_text(json.dumps({**reference, "index": "../index"}))
+    assert "retrieval differ" in error_of(*compare_words(tmp_path / "out", *words))

@@ -8,6 +8,7 @@ import pytest
 import tiny_encoders
 import tiny_rag
 from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+from tiny_words import words_job
 
 METRICS = set(
     "exact_match f1 bleu rouge1 rouge2 rougeL recall@1 recall@5 recall@10 recall@20 mrr@10 ndcg@10 "
@@ -310,3 +311,47 @@ def test_a_bare_encoder_is_pooled_as_the_flags_say(tmp_path):
     best = [row["passages"][0]["score"] for row in scores]
     assert all(score <= 1 + 1e-5 for score in best)
     assert best[0] != best[1]
+
+
+# ---- By words ----
+
+
+def words_of(output, folder, *more):
+    """Evaluate a model over an index with vectors ("full") or without ("bare")."""
+    model = words_job() / f"{folder}_model/assembled"
+    return [*evaluate_words(output, model=model), *more]
+
+
+@pytest.mark.parametrize("folder", ["full", "bare"])
+@pytest.mark.parametrize("way", ["bm25", "tfidf"])
+def test_answers_rest_on_passages_that_words_find(tmp_path, folder, way):
+    ok(*words_of(tmp_path, folder, "--retrieval", way, "--max_new_tokens", 2))
+    metrics = metrics_in(tmp_path)
+    assert metrics["recall@1"] == 1.0
+    assert set(metrics) == METRICS
+
+
+@pytest.mark.parametrize("way", ["dense", "bm25", "hybrid"])
+def test_retrieval_alone_gives_the_figures_of_the_whole_whichever_way(tmp_path, way):
+    words = ["--retrieval", way, "--lexical_prior", "0.2"]
+    ok(*words_of(tmp_path / "whole", "full", "--max_new_tokens", 2, *words))
+    ok(*words_of(tmp_path / "alone", "full", "--retrieval_only", *words))
+    whole, alone = metrics_in(tmp_path / "whole"), metrics_in(tmp_path / "alone")
+    assert set(whole) - set(alone) == ANSWERS
+    assert alone == pytest.approx({name: whole[name] for name in alone}, rel=1e-4)
+
+
+def test_words_are_measured_without_a_model(tmp_path):
+    words = ["--eval_file", tiny_job() / "train.json", "--output_dir", tmp_path, "--retrieval_only"]
+    ok("evaluate", *words, "--index", words_job() / "bare", "--retrieval", "bm25")
+    assert metrics_in(tmp_path)["recall@1"] == 1.0
+    [first, *_] = predictions_in(tmp_path)
+    scores = [passage["score"] for passage in first["passages"]]
+    assert scores == sorted(scores, reverse=True) and scores[-1] > 0
+
+
+def test_a_way_that_the_index_lacks_is_an_error_and_no_other_is_taken(tmp_path):
+    words = evaluate_words(tmp_path / "out")
+    assert "needs bm25, but" in error_of(*words, "--retrieval", "bm25")
+    assert "needs bm25, but" in error_of(*words, "--lexical_prior", "0.5")
+    assert not (tmp_path / "out").exists()

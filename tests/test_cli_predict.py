@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_rag
 from tiny_job import error_of, learnt_checkpoint, ok, tiny_job, usage_error_of
+from tiny_words import words_job
 
 from rag_finetune.cli.predict import read_questions
 
@@ -198,3 +199,23 @@ def test_the_program_reads_stdin_and_writes_nothing_but_json_to_stdout():
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["question"] for line in done.stdout.splitlines()] == QUESTIONS[:2]
+
+
+@pytest.mark.parametrize("folder", ["full", "bare"])
+def test_passages_may_be_found_by_words(tmp_path, folder):
+    model = words_job() / f"{folder}_model/assembled"
+    words = ["--questions", text_file(tmp_path, *QUESTIONS[:2]), "--max_new_tokens", 2]
+    done = ok("predict", "--model_name_or_path", model, *words, "--retrieval", "bm25")
+    assert [row["passages"][0]["id"] for row in rows_of(done)] == ["1", "2"]
+
+
+def test_a_prior_changes_the_scores_of_passages(tmp_path):
+    words = ["predict", "--model_name_or_path", words_job() / "full_model/assembled"]
+    words += ["--questions", text_file(tmp_path, QUESTIONS[0]), "--max_new_tokens", 2]
+    [plain] = rows_of(ok(*words, "--retrieval", "bm25"))
+    [prior] = rows_of(ok(*words, "--retrieval", "bm25", "--lexical_prior", 2))
+    gains = [
+        two["score"] - one["score"]
+        for one, two in zip(plain["passages"], prior["passages"], strict=True)
+    ]
+    assert gains == sorted(gains, reverse=True) and gains[-1] > 0

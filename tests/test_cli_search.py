@@ -5,6 +5,7 @@ import re
 import pytest
 import tiny_rag
 from tiny_job import error_of, ok, tiny_job, usage_error_of
+from tiny_words import words_job
 from transformers import DPRQuestionEncoder
 
 from rag_finetune.cli.search import results_table
@@ -133,3 +134,43 @@ def test_text_without_spaces_is_cut_and_not_dropped(monkeypatch):
 
 def test_an_empty_title_leaves_its_column_empty():
     assert results_table([passage("")], [0.0]).splitlines()[1] == "   1      0.0000  1          x"
+
+
+# ---- By words ----
+
+
+def ids_of(out):
+    return [[row[2] for row in rows] for _, rows in tables_of(out)]
+
+
+@pytest.mark.parametrize(("folder", "way"), [("full", "bm25"), ("bare", "tfidf")])
+def test_words_are_searched_without_an_encoder(folder, way):
+    index = words_job() / folder
+    ((best, *_),) = ids_of(ok("search", ADA, "--index", index, "--retrieval", way).out)
+    assert best == "1"
+
+
+def test_a_question_that_shares_no_word_finds_nothing():
+    words = ["--index", words_job() / "bare", "--retrieval", "bm25"]
+    assert "no passage found" in ok("search", "zinc", *words).out
+
+
+def test_a_hybrid_shows_the_scores_of_its_fusion():
+    encoder = ["--question_encoder", words_job() / "full_model/parts/question_encoder"]
+    words = ["--index", words_job() / "full", "--retrieval", "hybrid", *encoder]
+    ((_, rows),) = tables_of(ok("search", ADA, *words).out)
+    scores = [float(row[1]) for row in rows]
+    assert scores == sorted(scores, reverse=True) and scores[0] <= 0.0164  # 1 / 61
+
+
+def test_a_model_over_words_alone_searches_them():
+    model = words_job() / "bare_model/assembled"
+    assert ids_of(ok("search", ADA, "--model_name_or_path", model).out)[0][0] == "1"
+
+
+def test_a_way_that_the_index_lacks_is_an_error():
+    model = words_job() / "bare_model/assembled"
+    error = error_of("search", ADA, "--model_name_or_path", model, "--retrieval", "hybrid")
+    assert "needs vectors, but" in error and "has bm25 and tfidf only" in error
+    usage = usage_error_of("search", ADA, "--index", words_job() / "full", "--retrieval", "hybrid")
+    assert "--question_encoder --model_name_or_path is required" in usage

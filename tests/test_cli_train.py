@@ -24,6 +24,7 @@ from tiny_job import (
     usage_error_of,
     write_inputs,
 )
+from tiny_words import words_job
 
 from rag_finetune.cli.train import make_train_parser
 from rag_finetune.rag.checkpoint import load_rag
@@ -591,3 +592,33 @@ def test_no_flag_of_ours_is_also_one_of_transformers():
 
     ours = {action.dest for action in make_train_parser()._actions} - {"debug"}
     assert ours & set(RagTrainingArguments.__dataclass_fields__) == set()
+
+
+# ---- By words ----
+
+
+def train_by_words(output, folder, *more):
+    model = words_job() / f"{folder}_model/assembled"
+    words = ["--model_name_or_path", model, "--train_file", tiny_job() / "train.json"]
+    quick = ["--validation_split", 0, *QUICK]
+    return ok("train", *words, "--output_dir", output, *quick, *more)
+
+
+def test_a_hybrid_is_trained_with_and_remembered(tmp_path):
+    done = train_by_words(tmp_path / "run", "full", "--retrieval", "hybrid", "--lexical_prior", 0.1)
+    assert "Retrieval: hybrid (vectors and bm25, rrf, weight 0.5), lexical prior 0.1." in done.out
+    reference = json.loads((tmp_path / "run/rag_index.json").read_text())
+    assert reference["retrieval"]["way"] == "hybrid" and reference["retrieval"]["prior"] == 0.1
+    found = load_rag(tmp_path / "run").retriever.searcher.retrieval
+    assert (found.way, found.prior) == ("hybrid", 0.1)
+    dense = load_rag(tmp_path / "run", retrieval="dense", lexical_prior=0).retriever
+    assert (dense.searcher.retrieval.way, dense.searcher.by_words) == ("dense", False)
+    with pytest.raises(ValueError, match=r"run: retrieval by hybrid .* has vectors only"):
+        load_rag(tmp_path / "run", index=tiny_rag.tiny_index(tmp_path / "index"))
+
+
+def test_an_index_of_words_trains_the_generator_alone(tmp_path):
+    with pytest.warns(UserWarning, match="the question encoder stays as it is"):
+        done = train_by_words(tmp_path / "run", "bare")
+    assert "Retrieval: bm25." in done.out
+    assert load_rag(tmp_path / "run").retriever.searcher.retrieval.way == "bm25"

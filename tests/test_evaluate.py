@@ -7,11 +7,9 @@ from datasets import Dataset
 from trained_rag import trained_rag
 
 from rag_finetune.data.qa import FEATURES
-from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.evaluation.evaluate import (
     collator_for,
     evaluate_rag,
-    evaluate_retrieval,
 )
 from rag_finetune.index.build import build_index
 from rag_finetune.metrics.text import exact_match_score, f1_score
@@ -175,38 +173,6 @@ def test_no_questions_and_no_batch_are_errors(rag):
         evaluate_rag(rag, tiny_rag.questions().select([]))
     with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
         evaluate_rag(rag, tiny_rag.questions(), batch_size=0)
-
-
-# ---- evaluate_retrieval ----
-
-
-def question_encoder(rag: Rag) -> TextEncoder:
-    return TextEncoder(rag.model.question_encoder, rag.tokenizer.question_encoder, 64)
-
-
-@pytest.mark.parametrize("n_docs", [3, 5, 20])
-def test_retrieval_alone_gives_the_figures_of_the_whole(rag, n_docs):
-    questions = tiny_rag.questions()
-    whole = evaluate_rag(rag, questions, n_docs=n_docs, max_new_tokens=2)
-    alone = evaluate_retrieval(question_encoder(rag), rag.retriever.index, questions, n_docs=n_docs)
-    assert set(alone.metrics) >= {*RETRIEVAL, f"recall@{n_docs}", "n_examples"}
-    assert set(whole.metrics) - set(alone.metrics) == set(TEXT)
-    expected = {name: whole.metrics[name] for name in alone.metrics}
-    assert alone.metrics == pytest.approx(expected, rel=1e-4)
-    for one, other in zip(alone.predictions, whole.predictions, strict=True):
-        assert list(one) == ["id", "question", "answers", "passages"]
-        read = one["passages"][:n_docs]
-        assert len(one["passages"]) == 20
-        assert [p["id"] for p in read] == [p["id"] for p in other["passages"]]
-        scores = [passage["score"] for passage in read]
-        assert scores == pytest.approx([p["score"] for p in other["passages"]], abs=1e-5)
-        assert list(one["passages"][0]) == ["id", "title", "text", "score"]
-
-
-def test_retrieval_alone_needs_no_positive_ids(rag):
-    rows = [(fact["question"], [fact["answer"]], []) for fact in FACTS]
-    alone = evaluate_retrieval(question_encoder(rag), rag.retriever.index, make_questions(*rows))
-    assert "recall@1" not in alone.metrics and "answer_recall@1" in alone.metrics
 
 
 # ---- Collating ----

@@ -20,6 +20,7 @@ from rag_finetune.cli import (
     search,
     train,
     train_retriever,
+    tune_retrieval,
     update,
 )
 from rag_finetune.cli.flags import (
@@ -65,6 +66,7 @@ def test_every_flag_says_what_it_is_for(command):
         "compare": compare.make_compare_parser,
         "predict": predict.make_predict_parser,
         "search": search.make_search_parser,
+        "tune-retrieval": tune_retrieval.make_tune_retrieval_parser,
         "doctor": doctor.make_doctor_parser,
     }[command]
     assert [action.dest for action in make()._actions if not action.help] == []

@@ -1,10 +1,9 @@
 """Questions in, answers with evidence out: one search a question, and what was learnt is said."""
 
-import warnings
-
 import numpy as np
 import pytest
 import tiny_rag
+import tiny_words
 import torch
 from trained_rag import trained_rag
 
@@ -13,9 +12,7 @@ from rag_finetune.rag.decoding import Decoded
 from rag_finetune.rag.generation import (
     Retrieved,
     answers_with_evidence,
-    check_question_lengths,
     generate_answers,
-    question_limit,
     retrieve,
     tokenize_questions,
 )
@@ -301,8 +298,6 @@ def test_prefix_of_the_generator_begins_every_context(tmp_path):
 
 
 def test_questions_are_cut_to_what_the_question_encoder_takes(untrained):
-    assert question_limit(untrained, 1000) == 64
-    assert question_limit(untrained, 9) == 9
     tokens = tokenize_questions(untrained, ["red " * 500, "red"], 1000)
     assert tokens["input_ids"].shape == (2, 64)
     assert tokens["attention_mask"].sum(-1).tolist() == [64, 3]
@@ -315,23 +310,6 @@ def test_question_that_leaves_no_room_is_an_error_with_a_remedy(untrained):
         generate_answers(untrained, question)
     with pytest.warns(UserWarning, match="longer than 20 tokens and lose their end"):
         assert generate_answers(untrained, question, max_question_length=20, max_new_tokens=2)
-
-
-def test_questions_that_will_be_cut_are_counted_and_the_first_is_shown(untrained):
-    words = "what is the house of ada and ben ?".split()
-    questions = [" ".join(words[:count]) for count in (7, 8, 3, 9)]
-    message = r"2 of 4 questions are longer than 9 tokens .* the first is row 1: 'what is the house"
-    with pytest.warns(UserWarning, match=message):
-        check_question_lengths(untrained, questions, 9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_question_lengths(untrained, questions, 11)
-        check_question_lengths(untrained, [], 9)
-
-
-def test_words_that_the_generator_will_not_see_are_announced(untrained):
-    with pytest.warns(UserWarning, match=r"1 of 2 questions hold words .* the first is row 1"):
-        check_question_lengths(untrained, ["what is the house of ada ?", "what is the zebra ?"], 64)
 
 
 # ---- What cannot be answered ----
@@ -369,3 +347,75 @@ def test_damaged_question_encoder_is_an_error_that_says_so(tmp_path):
         next(rag.model.question_encoder.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="question encoder gave a vector that is not finite"):
         generate_answers(rag, QUESTIONS)
+
+
+# ---- Search by words ----
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory):
+    """Checkpoints over vectors and words, and over words alone."""
+    folder = tmp_path_factory.mktemp("words")
+    full = tiny_words.full_index(folder / "full/index")
+    bare = tiny_words.word_index(folder / "bare/index")
+    return [
+        tiny_words.assembled(folder / "full", full),
+        tiny_words.assembled(folder / "bare", bare),
+    ]
+
+
+def found_by(checkpoint, **options):
+    """What is retrieved for all questions, and their scores by words and by vectors."""
+    rag = load_rag(checkpoint, **options)
+    tokens = tokenize_questions(rag, QUESTIONS, 64)
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    with torch.no_grad():
+        found = retrieve(rag.model, rag.retriever, ids, mask, n_docs=4, questions=QUESTIONS)
+        hidden = rag.model.question_encoder(ids, attention_mask=mask)[0]
+    index = rag.retriever.index
+    rows = np.array([[int(p["id"]) - 1 if p["id"] else -1 for p in ps] for ps in found.passages])
+    kind = rag.retriever.searcher.retrieval.kind
+    words = torch.from_numpy(index.lexical(kind).scores_at(QUESTIONS, rows))
+    assert (rows >= 0).all()
+    if not index.manifest.has_vectors:
+        return found, rows, words, None
+    vectors = torch.from_numpy(index.vectors_at(rows))
+    return found, rows, words, torch.einsum("bd,bkd->bk", hidden, vectors)
+
+
+@pytest.mark.parametrize("way", ["bm25", "tfidf", "hybrid"])
+def test_scores_are_inner_products_whichever_way_passages_are_found(indexes, way):
+    found, rows, _, products = found_by(indexes[0], retrieval=way)
+    torch.testing.assert_close(found.contexts.doc_scores, products)
+    if way != "hybrid":
+        assert rows[:, 0].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("way", ["dense", "bm25"])
+def test_a_prior_adds_lambda_times_the_scores_by_words(indexes, way):
+    found, _, words, products = found_by(indexes[0], retrieval=way, lexical_prior=0.5)
+    assert words.abs().sum() > 0
+    torch.testing.assert_close(found.contexts.doc_scores, products + 0.5 * words)
+
+
+@pytest.mark.parametrize(("prior", "factor"), [(None, 1.0), (0.25, 0.25)])
+def test_without_vectors_the_scores_are_those_by_words(indexes, prior, factor):
+    found, rows, words, _ = found_by(indexes[1], lexical_prior=prior)
+    torch.testing.assert_close(found.contexts.doc_scores, factor * words)
+    assert rows[:, 0].tolist() == list(range(20))
+
+
+def test_without_vectors_the_question_encoder_is_not_asked(indexes, monkeypatch):
+    rag = load_rag(indexes[1])
+    monkeypatch.setattr(rag.model.rag.question_encoder, "forward", None)
+    answers = generate_answers(rag, QUESTIONS[:3], max_new_tokens=2)
+    assert [found[0].passages[0]["id"] for found in answers] == ["1", "2", "3"]
+
+
+def test_answers_by_words_do_not_depend_on_the_batch(indexes):
+    rag = load_rag(indexes[0], retrieval="hybrid", lexical_prior=0.1)
+    whole = generate_answers(rag, QUESTIONS[:6], batch_size=6, max_new_tokens=3)
+    single = generate_answers(rag, QUESTIONS[:6], batch_size=1, max_new_tokens=3)
+    for one, other in zip(whole, single, strict=True):
+        assert [p["id"] for p in one[0].passages] == [p["id"] for p in other[0].passages]
+        assert one[0].score == pytest.approx(other[0].score, abs=1e-4)

@@ -45,6 +45,7 @@ def test_file_holds_what_the_design_lists(tmp_path):
         "measured_recall": 1.0,
         "metric": "inner_product",
         "lexical": {},
+        "retrieval": {},
         "format_version": 1,
         "library_versions": {"torch": "2.13.0"},
         "file_sizes": {},
@@ -57,7 +58,7 @@ def test_file_holds_what_the_design_lists(tmp_path):
 
 def test_a_manifest_from_before_a_key_was_added_still_opens(tmp_path):
     data = asdict(MANIFEST)
-    for name in ("overlap", "dtype", "index_type", "lexical", "file_sizes"):
+    for name in ("overlap", "dtype", "index_type", "lexical", "retrieval", "file_sizes"):
         del data[name]
     (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
     assert load_manifest(tmp_path) == MANIFEST

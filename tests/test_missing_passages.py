@@ -10,7 +10,8 @@ import tiny_rag
 import torch
 from tiny_training import logged, train_tiny
 
-from rag_finetune.evaluation.evaluate import evaluate_rag, evaluate_retrieval
+from rag_finetune.evaluation.evaluate import evaluate_rag
+from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
 from rag_finetune.rag.generation import generate_answers, question_encoder_of, retrieve
 
 QUESTIONS = [fact["question"] for fact in tiny_rag.facts()]

@@ -4,9 +4,11 @@ import threading
 
 import pytest
 import tiny_rag
+import tiny_words
 import torch
 from tiny_training import logged, same, train_tiny, weights
 
+from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 from rag_finetune.training.options import PARTS
 from rag_finetune.training.rag_retrieval import RagRetrieval
@@ -160,3 +162,89 @@ def test_training_from_the_token_cache_changes_no_bit(tmp_path, monkeypatch, tra
         assert (rag.retriever.index.folder / "tokens").is_dir() == (name == "cache")
     assert logged(runs[0], "loss") == logged(runs[1], "loss")
     assert all(same(*(weights(trainer.rag.model) for trainer in runs)).values())
+
+
+# ---- Search by words ----
+
+
+def words_rag(folder, **options):
+    make = tiny_words.word_index if options.pop("bare", False) else tiny_words.full_index
+    return load_rag(tiny_words.assembled(folder, make(folder / "index")), **options)
+
+
+@pytest.mark.parametrize("way", ["bm25", "hybrid"])
+def test_background_retrieval_by_words_changes_no_bit(tmp_path, monkeypatch, threads, way):
+    runs = []
+    for name in ("background", "within"):
+        if name == "within":
+            without_background(monkeypatch)
+        rag = words_rag(tmp_path / name, retrieval=way, lexical_prior=0.3)
+        runs.append(train_tiny(tmp_path / name, rag=rag, **OPTIONS))
+        assert {t.startswith("retrieval") for t in threads} == {name == "background"}
+        threads.clear()
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+    assert all(same(*(weights(trainer.rag.model) for trainer in runs)).values())
+
+
+@pytest.mark.parametrize("options", [{"retrieval": "bm25"}, {"lexical_prior": 0.3}], ids=str)
+def test_training_and_validation_take_the_same_loss(tmp_path, options):
+    rag = words_rag(tmp_path, **options)
+    held = {"eval_questions": tiny_rag.questions(4), "eval_strategy": "steps", "eval_steps": 1}
+    fixed = {"max_steps": 1, "train_sampling_strategy": "sequential", "eval_on_start": True}
+    trainer = train_tiny(tmp_path, rag=rag, count=4, **held, **fixed)
+    assert logged(trainer, "eval_loss")[0] == pytest.approx(logged(trainer, "loss")[0], rel=1e-5)
+
+
+def test_gradients_reach_the_question_encoder_through_passages_found_by_words(tmp_path):
+    rag = words_rag(tmp_path, retrieval="bm25", lexical_prior=0.1)
+    before = weights(rag.model.question_encoder)
+    train_tiny(tmp_path, rag=rag)
+    after = same(before, weights(rag.model.question_encoder))
+    assert not all(after.values())
+
+
+@pytest.mark.parametrize("trainable", [list(PARTS), ["generator"]])  # the latter in a thread
+def test_questions_are_searched_by_their_texts_and_not_by_what_tokens_keep(
+    tmp_path, monkeypatch, trainable
+):
+    asked, plain = [], RagIndexRetriever.retrieve_passages
+
+    def retrieve_passages(self, vectors, n_docs, questions=None):
+        asked.extend(questions)
+        return plain(self, vectors, n_docs, questions)
+
+    odd = tiny_rag.questions(4).map(lambda row: {"question": row["question"] + " ZEBRA 7"})
+    rag = words_rag(tmp_path, retrieval="bm25")
+    monkeypatch.setattr(RagIndexRetriever, "retrieve_passages", retrieve_passages)
+    monkeypatch.setattr(tiny_rag, "questions", lambda count: odd)
+    train_tiny(tmp_path, rag=rag, max_steps=1, trainable=trainable)
+    assert len(asked) >= 4 and all(text.endswith(" ZEBRA 7") for text in asked)
+
+
+def test_without_vectors_the_generator_learns_alone_and_the_run_says_so(tmp_path):
+    rag = words_rag(tmp_path, bare=True)
+    before = weights(rag.model.question_encoder)
+    with pytest.warns(UserWarning, match=r"p\(z\|x\) is by words, and the question encoder stays"):
+        trainer = train_tiny(tmp_path, rag=rag)
+    assert trainer.args.trainable == ["generator"]
+    assert all(same(before, weights(rag.model.question_encoder)).values())
+    assert len(logged(trainer, "loss")) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"trainable": ["question_encoder"]}, {"learning_rate_question_encoder": 1e-3}]
+)
+def test_without_vectors_there_is_nothing_for_the_question_encoder_to_learn(tmp_path, options):
+    rag = words_rag(tmp_path, bare=True)
+    with pytest.raises(ValueError, match=r"the question encoder has no part in p\(z\|x\)"):
+        train_tiny(tmp_path, rag=rag, **options)
+
+
+def test_a_checkpoint_remembers_the_way_it_was_trained_with(tmp_path):
+    rag = words_rag(tmp_path, retrieval="hybrid", lexical_prior=0.3)
+    trainer = train_tiny(tmp_path, rag=rag)
+    trainer.save_model()
+    loaded = load_rag(tmp_path / "run").retriever.searcher.retrieval
+    assert loaded == rag.retriever.searcher.retrieval
+    assert (loaded.way, loaded.prior) == ("hybrid", 0.3)
+    assert "| retrieval | hybrid (" in (tmp_path / "run/README.md").read_text()

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny_rag
+import tiny_words
 import torch
 from tiny_tokenizers import ODD, PLAIN, byte_level_bpe, unigram
 from transformers import RagConfig, RagRetriever
 
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.checkpoint import Rag, load_rag
-from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.retrieval.search import clamp_n_docs
 
 QUESTIONS = [fact["question"] for fact in tiny_rag.facts()[:6]]
 
@@ -313,3 +315,48 @@ def test_generator_tokenizer_without_fast_implementation_is_refused(rag):
         RagIndexRetriever(
             rag.model.config, rag.tokenizer.question_encoder, Slow(), rag.retriever.index
         )
+
+
+# ---- Search by words ----
+
+
+@pytest.fixture(scope="module", params=["full", "words"])
+def by_words(request, tmp_path_factory) -> Rag:
+    """A model whose passages BM25 finds, over an index with vectors or without."""
+    folder = tmp_path_factory.mktemp("words")
+    make = {"full": tiny_words.full_index, "words": tiny_words.word_index}[request.param]
+    checkpoint = tiny_words.assembled(folder, make(folder / "index"))
+    return load_rag(checkpoint, retrieval="bm25")
+
+
+def test_passages_are_found_by_the_words_of_the_tokens(by_words):
+    ids, vectors = ask(by_words, QUESTIONS)
+    found = by_words.retriever(ids, vectors, n_docs=3, return_tensors="pt")
+    expected = by_words.retriever.index.lexical("bm25").search(QUESTIONS, 3)[1]
+    assert np.array_equal(found["doc_ids"].numpy(), expected)
+    assert found["doc_ids"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_texts_that_were_asked_win_over_the_tokens(by_words):
+    ids, vectors = ask(by_words, QUESTIONS)
+    by_words.retriever.asked = QUESTIONS[::-1]
+    try:
+        found = by_words.retriever(ids, vectors, n_docs=1)
+    finally:
+        by_words.retriever.asked = None
+    assert np.array(found["doc_ids"])[:, 0].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+def test_vectors_are_those_of_the_index_or_zeros(by_words):
+    _, vectors = ask(by_words, QUESTIONS)
+    found, rows, _ = by_words.retriever.retrieve_passages(vectors, 3, QUESTIONS)
+    assert found.shape == (6, 3, 16)
+    index = by_words.retriever.index
+    expected = index.vectors_at(rows) if index.manifest.has_vectors else np.zeros((6, 3, 16))
+    assert np.array_equal(found, expected)
+
+
+def test_transformers_own_model_runs_on_passages_found_by_words(by_words):
+    tokens = by_words.tokenizer.question_encoder(QUESTIONS[:2], return_tensors="pt")
+    out = by_words.model.generate(tokens["input_ids"], tokens["attention_mask"], max_new_tokens=2)
+    assert len(out) == 2

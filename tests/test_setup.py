@@ -14,7 +14,8 @@ from rag_finetune.evaluation.evaluate import Evaluated
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
-from rag_finetune.rag.generation import question_encoder_of, question_limit
+from rag_finetune.rag.generation import question_encoder_of
+from rag_finetune.rag.lengths import question_limit
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.setup import (
     checkpointable,

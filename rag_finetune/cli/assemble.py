@@ -98,6 +98,9 @@ def _say_how_flat(folder: "Path", questions: list[str], file: str | None) -> Non
 
     rag = load_rag(folder)
     assert rag.retriever is not None  # the checkpoint has an index
+    if not rag.retriever.index.manifest.has_vectors:
+        print("The index holds no vectors: p(z|x) is by words, and the question encoder is idle.")
+        return
     sample = questions or pseudo_questions(rag.retriever.index)
     entropy = passage_entropy(rag, sample)
     if entropy is None:

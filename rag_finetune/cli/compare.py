@@ -36,7 +36,7 @@ from rag_finetune.evaluation.identity import (
     identify_questions,
 )
 from rag_finetune.files import check_file
-from rag_finetune.rag.index_choice import own_index, require_usable_index
+from rag_finetune.rag.index_choice import own_index, own_retrieval, require_usable_index
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,9 +95,7 @@ def main(argv: list[str]) -> int:
     sets = {Path(file).stem: file for file in args.eval_files}
     others = {Path(file).stem: file for file in [args.other_file] if file}
     if len({**sets, **others}) < len(args.eval_files) + len(others):
-        parser.error(
-            "--eval_files and --other_file must have different names: results are kept there"
-        )
+        parser.error("--eval_files and --other_file must have different names: results bear them")
     for file in (args.train_file, *sets.values(), *others.values()):
         check_file(file)
     kind_of = _kinds(args.kind_pattern)
@@ -186,8 +184,9 @@ def _require_room(folder: Path) -> None:
 
 def _inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures depend on, by its content and not by how it is spelt."""
-    names = ("kind_pattern", "qa_format", "keep_unanswerable")
-    inputs: dict[str, Any] = {f"--{name}": getattr(args, name) for name in names}
+    inputs = own_retrieval(args.model_name_or_path)
+    for name in ("kind_pattern", "qa_format", "keep_unanswerable"):
+        inputs[f"--{name}"] = getattr(args, name)
     inputs["--train_file"] = identify_questions(args.train_file)
     inputs["--eval_files"] = [identify_questions(file) for file in args.eval_files]
     inputs["--other_file"] = args.other_file and identify_questions(args.other_file)
@@ -242,10 +241,11 @@ def _evaluators(
     def load(name: str, index: str | None = args.index) -> "Rag":
         if name == args.model_name_or_path:
             rag = load_rag(name, index=index)
-        else:  # it reads and answers like the fine-tuned model
-            model = load(args.model_name_or_path).model
+        else:  # it searches, reads and answers like the fine-tuned model
+            model, _, retriever = load(args.model_name_or_path)
+            way = retriever.searcher.retrieval if retriever else None
             [head] = [head for head, kind in MODEL_TYPES.items() if isinstance(model, kind)]
-            rag = load_rag(name, index=index, model_type=head)
+            rag = load_rag(name, index=index, model_type=head, retrieval=way)
             rag.model.config.max_combined_length = model.config.max_combined_length
         rag.model.to(best_device())
         return rag

@@ -13,6 +13,7 @@ from rag_finetune.cli.flags import (
     add_encoder_flags,
     add_probe_flag,
     add_question_flags,
+    add_retrieval_flags,
     best_device,
     decoding_options,
     encoder_options,
@@ -21,11 +22,15 @@ from rag_finetune.cli.flags import (
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index, right_encoder
+from rag_finetune.retrieval.way import LEXICAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.evaluation.evaluate import Evaluation
+    from rag_finetune.index.store import PassageIndex
+    from rag_finetune.retrieval.way import Retrieval
 
 
 def make_evaluate_parser() -> argparse.ArgumentParser:
@@ -58,6 +63,7 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
         help="with --retrieval_only: measure this TREC run instead of searching; with --index, of "
         "the same passages, also by the answers in their texts",
     )
+    add_retrieval_flags(parser)
     add_probe_flag(parser)
     add_bool(
         parser, "overwrite", False, "replace the evaluation that --output_dir holds, and --run_file"
@@ -75,7 +81,7 @@ def main(argv: list[str]) -> int:
         check_file(args.from_run)
     elif args.question_encoder:
         require_known_pair(args.question_encoder, args.index)
-    else:
+    elif args.model_name_or_path:
         require_usable_index(args.model_name_or_path, args.index)
 
     from rag_finetune.data.trec import write_run
@@ -116,8 +122,13 @@ def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--question_encoder goes with --retrieval_only and --index")
     if args.retrieval_only and (args.num_beams or args.max_new_tokens):
         parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
-    if bool(args.model_name_or_path) is bool(args.question_encoder):
-        parser.error("give --model_name_or_path, or --retrieval_only with --question_encoder")
+    named = [name for name in (args.model_name_or_path, args.question_encoder) if name]
+    needs_none = args.retrieval_only and args.index and args.retrieval in LEXICAL
+    if len(named) != 1 and (named or not needs_none):
+        parser.error(
+            "give --model_name_or_path, or --retrieval_only with --question_encoder, or by words "
+            "with --index and --retrieval bm25 or tfidf"
+        )
 
 
 def _found(evaluation: "Evaluation") -> dict[str, list[tuple[str, float]]]:
@@ -147,45 +158,73 @@ def _made(folder: Path) -> Iterator[None]:
 def _evaluate(args: argparse.Namespace) -> "Evaluation":
     """Load what the flags name, and evaluate."""
     from rag_finetune.data.trec import check_ids
-    from rag_finetune.encoders.load import load_question_encoder
-    from rag_finetune.evaluation.evaluate import evaluate_rag, evaluate_retrieval
-    from rag_finetune.evaluation.probe import require_better_than_chance
-    from rag_finetune.index.store import open_index
-    from rag_finetune.rag.checkpoint import load_rag
-    from rag_finetune.rag.generation import question_encoder_of
+    from rag_finetune.evaluation.evaluate import evaluate_rag
+    from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
 
     if args.from_run:
         return _evaluate_run(args)
-    options = decoding_options(args)
-    of_encoder = encoder_options(args)
-    retrieval: dict[str, Any] = {"progress": True}
-    if args.n_docs is not None:
-        retrieval["n_docs"] = args.n_docs
+    options, of_encoder = decoding_options(args), encoder_options(args)
     questions = _load_questions(args)
     if args.run_file:
         check_ids(questions["id"])
-    if args.question_encoder:
-        encoder = load_question_encoder(
-            args.question_encoder, args.max_question_length, **of_encoder
-        )
-        encoder.model.to(best_device())
-        index = open_index(args.index)
-        if args.probe:
-            require_better_than_chance(
-                encoder, index, questions, right_encoder(args.question_encoder)
-            )
-        return evaluate_retrieval(encoder, index, questions, **retrieval)
-    rag = load_rag(args.model_name_or_path, index=args.index)
+    if not args.model_name_or_path:
+        encoder, index, way = _load_parts(args, of_encoder)
+        n_docs = {} if args.n_docs is None else {"n_docs": args.n_docs}
+        if encoder is not None and way.by_vectors:
+            _probe(args, encoder, index, questions)
+        return evaluate_retrieval(encoder, index, questions, progress=True, retrieval=way, **n_docs)
+    from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.generation import question_encoder_of
+
+    rag = load_rag(
+        args.model_name_or_path,
+        index=args.index,
+        retrieval=args.retrieval,
+        lexical_prior=args.lexical_prior,
+    )
     rag.model.to(best_device())
     assert rag.retriever is not None  # load_rag gives one
-    encoder = question_encoder_of(rag, args.max_question_length)
-    if args.probe:
-        right = right_encoder(args.model_name_or_path)
-        require_better_than_chance(encoder, rag.retriever.index, questions, right)
+    encoder, index = question_encoder_of(rag, args.max_question_length), rag.retriever.index
+    if index.manifest.has_vectors:
+        _probe(args, encoder, index, questions)
     if not args.retrieval_only:
         return evaluate_rag(rag, questions, progress=True, **options)
-    retrieval.setdefault("n_docs", rag.retriever.n_docs)
-    return evaluate_retrieval(encoder, rag.retriever.index, questions, **retrieval)
+    return evaluate_retrieval(
+        encoder,
+        index,
+        questions,
+        n_docs=args.n_docs or rag.retriever.n_docs,
+        progress=True,
+        retrieval=rag.retriever.searcher.retrieval,
+    )
+
+
+def _load_parts(
+    args: argparse.Namespace, of_encoder: dict[str, Any]
+) -> tuple["TextEncoder | None", "PassageIndex", "Retrieval"]:
+    """An encoder, if one is named, an index, and the way to search it."""
+    from rag_finetune.encoders.load import load_question_encoder
+    from rag_finetune.index.store import open_index
+    from rag_finetune.retrieval.way import choose_retrieval
+
+    index = open_index(args.index)
+    way = choose_retrieval(index, args.retrieval, args.lexical_prior)
+    if not args.question_encoder:
+        return None, index, way
+    encoder = load_question_encoder(args.question_encoder, args.max_question_length, **of_encoder)
+    encoder.model.to(best_device())
+    return encoder, index, way
+
+
+def _probe(
+    args: argparse.Namespace, encoder: "TextEncoder", index: "PassageIndex", questions: "Dataset"
+) -> None:
+    """Stop where the vectors are not those of the encoder, unless that was switched off."""
+    from rag_finetune.evaluation.probe import require_better_than_chance
+
+    if args.probe:
+        right = right_encoder(args.question_encoder or args.model_name_or_path)
+        require_better_than_chance(encoder, index, questions, right)
 
 
 def _evaluate_run(args: argparse.Namespace) -> "Evaluation":

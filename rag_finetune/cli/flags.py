@@ -6,6 +6,7 @@ from typing import Any
 
 from rag_finetune.cli.parsing import add_bool, split_config
 from rag_finetune.cli.recipe import read_recipe, recipe_keys
+from rag_finetune.retrieval.way import WAYS
 
 CHECKPOINT = "checkpoint folder that `assemble` or `train` left, or a Hub name"
 
@@ -41,6 +42,23 @@ def add_question_flags(parser: argparse._ActionsContainer) -> None:
         False,
         "keep SQuAD's unanswerable questions, with the empty string as their answer",
     )
+
+
+def add_retrieval_flags(parser: argparse._ActionsContainer, *, prior: bool = True) -> None:
+    """Add the flags of how passages are found, and of what words have to do with p(z|x)."""
+    parser.add_argument(
+        "--retrieval",
+        choices=WAYS,
+        help="find passages by vectors, by words, or by both; default: as the checkpoint was "
+        "trained, or as `tune-retrieval` chose for the index, or by vectors where there are any",
+    )
+    if prior:
+        parser.add_argument(
+            "--lexical_prior",
+            type=float,
+            help="λ of p(z|x) = softmax(q·d + λ × score by words); default: the checkpoint's own, "
+            "or 0 (for an index without vectors 1)",
+        )
 
 
 def add_encoder_flags(parser: argparse._ActionsContainer) -> None:

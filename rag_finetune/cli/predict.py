@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rag_finetune.cli.flags import (
     CHECKPOINT,
     add_decoding_flags,
+    add_retrieval_flags,
     best_device,
     decoding_options,
     require_positive,
@@ -38,6 +39,7 @@ def make_predict_parser() -> argparse.ArgumentParser:
         "line; - is stdin, one question a line",
     )
     add_decoding_flags(parser)
+    add_retrieval_flags(parser)
     parser.add_argument(
         "--num_return_sequences", type=int, default=1, help="answers a question, best first"
     )
@@ -65,7 +67,12 @@ def main(argv: list[str]) -> int:
     from rag_finetune.rag.generation import iter_answers
 
     set_seed(args.seed)
-    rag = load_rag(args.model_name_or_path, index=args.index)
+    rag = load_rag(
+        args.model_name_or_path,
+        index=args.index,
+        retrieval=args.retrieval,
+        lexical_prior=args.lexical_prior,
+    )
     rag.model.to(best_device())
     if args.do_sample is not None:
         options["do_sample"] = args.do_sample

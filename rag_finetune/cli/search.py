@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 from rag_finetune.cli.flags import (
     CHECKPOINT,
     add_encoder_flags,
+    add_retrieval_flags,
     best_device,
     encoder_options,
     require_positive,
 )
 from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
+from rag_finetune.retrieval.way import LEXICAL
 
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
-    from rag_finetune.index.store import PassageIndex
+    from rag_finetune.retrieval.search import Searcher
 
 
 def make_search_parser() -> argparse.ArgumentParser:
@@ -24,10 +26,11 @@ def make_search_parser() -> argparse.ArgumentParser:
     parser = make_parser("search", "Show the passages that an index finds for a question.")
     parser.add_argument("question", nargs="+", help="one or more questions, each in quotes")
     parser.add_argument("--index", help="index folder; default: the checkpoint's own")
-    encoder = parser.add_mutually_exclusive_group(required=True)
+    encoder = parser.add_mutually_exclusive_group()
     encoder.add_argument("--question_encoder", help="folder or Hub name of a question encoder")
     encoder.add_argument("--model_name_or_path", help=CHECKPOINT)
     add_encoder_flags(parser)
+    add_retrieval_flags(parser, prior=False)
     parser.add_argument("--k", type=int, default=5, help="passages to show")
     return parser
 
@@ -39,18 +42,27 @@ def main(argv: list[str]) -> int:
     require_positive(args, "k")
     if args.question_encoder and not args.index:
         parser.error("--question_encoder needs --index")
-    if args.question_encoder:
+    if not (args.question_encoder or args.model_name_or_path):
+        if not (args.index and args.retrieval in LEXICAL):
+            parser.error(
+                "one of the arguments --question_encoder --model_name_or_path is required (neither "
+                "with --index and --retrieval bm25 or tfidf)"
+            )
+    elif args.question_encoder:
         require_known_pair(args.question_encoder, args.index)
     else:
         require_usable_index(args.model_name_or_path, args.index)
-    encoder, index = _load(args)
-    encoder.model.to(best_device())
+    encoder, searcher = _load(args)
+    index, vectors = searcher.index, None
+    if encoder is not None and searcher.retrieval.by_vectors:
+        encoder.model.to(best_device())
+        vectors = encoder.encode(args.question)
     k = min(args.k, len(index))
-    scores, rows = index.search(encoder.encode(args.question), k)
-    found, _ = index.gather(rows)
+    scores, rows = searcher.search(vectors, args.question, k)
+    found = index.passages_at(rows)
     for number, question in enumerate(args.question):
         pairs = zip(found[number * k : (number + 1) * k], scores[number].tolist(), strict=True)
-        # An approximate index may find fewer than k.
+        # An approximate index, or a search by words, may find fewer than k.
         kept = [(passage, score) for passage, score in pairs if passage["id"]]
         print(f"{question}\n")
         print(results_table(*map(list, zip(*kept, strict=True))) if kept else "no passage found")
@@ -78,19 +90,24 @@ def _shorten(text: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
-def _load(args: argparse.Namespace) -> tuple["TextEncoder", "PassageIndex"]:
-    """The question encoder and the index that the flags name."""
+def _load(args: argparse.Namespace) -> tuple["TextEncoder | None", "Searcher"]:
+    """The question encoder and the index that the flags name, and the way to search it."""
     from rag_finetune.encoders.load import load_question_encoder
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
+    from rag_finetune.retrieval.search import Searcher
+    from rag_finetune.retrieval.way import choose_retrieval
 
     of_encoder = encoder_options(args)
-    if args.question_encoder:
-        index = open_index(args.index)
-        encoder = load_question_encoder(args.question_encoder, **of_encoder)
-        index.check_encoder(encoder.dimension, encoder.settings())
-        return encoder, index
-    rag = load_rag(args.model_name_or_path, index=args.index)
-    assert rag.retriever is not None  # load_rag gives one
-    return question_encoder_of(rag), rag.retriever.index
+    if args.model_name_or_path:
+        rag = load_rag(args.model_name_or_path, index=args.index, retrieval=args.retrieval)
+        assert rag.retriever is not None  # load_rag gives one
+        return question_encoder_of(rag), rag.retriever.searcher
+    index = open_index(args.index)
+    searcher = Searcher(index, choose_retrieval(index, args.retrieval))
+    if not args.question_encoder:
+        return None, searcher
+    encoder = load_question_encoder(args.question_encoder, **of_encoder)
+    index.check_encoder(encoder.dimension, encoder.settings())
+    return encoder, searcher

@@ -9,6 +9,7 @@ from rag_finetune.cli.flags import (
     CHECKPOINT,
     add_probe_flag,
     add_question_flags,
+    add_retrieval_flags,
     peek,
     require_positive,
     training_flags,
@@ -63,6 +64,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_eval_samples", type=int, help="validate on the first so many questions"
     )
+    add_retrieval_flags(parser)
     add_probe_flag(parser)
     add_bool(parser, "dry_run", False, "read the flags and the questions, and stop")
     add_bool(parser, "help_all", False, "list Transformers' training flags too")
@@ -208,7 +210,13 @@ def _train(
     from rag_finetune.rag.generation import question_encoder_of
     from rag_finetune.training.rag_trainer import RagTrainer
 
-    rag = load_rag(data.model_name_or_path, index=data.index, model_type=data.model_type)
+    rag = load_rag(
+        data.model_name_or_path,
+        index=data.index,
+        model_type=data.model_type,
+        retrieval=data.retrieval,
+        lexical_prior=data.lexical_prior,
+    )
     try:
         trainer = RagTrainer(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
@@ -223,7 +231,8 @@ def _train(
             f"Note: {held} question(s) choose the best checkpoint, by chance as much as by merit. "
             "Give more: --validation_file or --validation_split."
         )
-    if data.probe:
+    say(f"Retrieval: {trainer.retriever.searcher.retrieval.describe()}.")
+    if data.probe and trainer.retriever.index.manifest.has_vectors:
         right = right_encoder(data.model_name_or_path)
         encoder = question_encoder_of(rag, args.max_question_length)
         require_better_than_chance(encoder, trainer.retriever.index, train_questions, right)

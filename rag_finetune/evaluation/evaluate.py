@@ -5,15 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset
 from transformers.utils.logging import tqdm
 
 from rag_finetune.data.collator import RagCollator
 from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.encode import evaluation_mode
-from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
@@ -23,17 +20,14 @@ from rag_finetune.rag.decoding import decode
 from rag_finetune.rag.generation import (
     Retrieved,
     answers_with_evidence,
-    check_question_lengths,
-    question_limit,
     require_batch_size,
     retrieve,
     tokenize_questions,
 )
-from rag_finetune.rag.scoring import score_passages
-from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
+from rag_finetune.rag.lengths import check_question_lengths, question_limit
+from rag_finetune.retrieval.retriever import RagIndexRetriever
 
 RETRIEVAL_DEPTH = max(KS)
-SEARCH_BLOCK = 1024  # questions at a time, without a generator
 
 # Of a batch of questions and their tokens: its passages, and what the generator reads.
 Search = Callable[[list[str], Any], Retrieved]
@@ -89,7 +83,15 @@ def evaluate_rag(
 
     def search(texts: list[str], tokens: Any) -> Retrieved:
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        return retrieve(rag.model, retriever, ids, mask, n_docs=n_docs, depth=RETRIEVAL_DEPTH)
+        return retrieve(
+            rag.model,
+            retriever,
+            ids,
+            mask,
+            n_docs=n_docs,
+            depth=RETRIEVAL_DEPTH,
+            questions=texts,
+        )
 
     rows = answer_questions(
         rag,
@@ -101,47 +103,8 @@ def evaluate_rag(
         progress=progress,
         **generation,
     )
-    return evaluation_of(rows, retriever.index, n_docs)
-
-
-def evaluate_retrieval(
-    encoder: TextEncoder,
-    index: PassageIndex,
-    questions: Dataset,
-    *,
-    n_docs: int = 5,
-    progress: bool = False,
-) -> Evaluation:
-    """Measure retrieval alone, without a generator.
-
-    Args:
-        encoder: the question encoder.
-        index: the opened index.
-        questions: as for `evaluate_rag`; their answers may be empty lists.
-        n_docs: passages that a generator would read; recall is taken at it too, health over it.
-        progress: show a bar.
-
-    Returns:
-        Retrieval metrics, and the passages of each question as predictions.
-    """
-    require_columns(questions)
-    index.check_encoder(encoder.dimension, encoder.settings())
-    questions = resolve_positives(questions, index)
-    n_docs = clamp_n_docs(n_docs, len(index))
-    depth = min(max(RETRIEVAL_DEPTH, n_docs), len(index))
-    label = "Encoding questions" if progress else ""
-    vectors = encoder.encode(list(questions["question"]), progress=label)
-    evaluated = []
-    for start in range(0, len(questions), SEARCH_BLOCK):
-        block = vectors[start : start + SEARCH_BLOCK]
-        _, doc_ids = index.search(block, depth)
-        gathered, embeds = index.gather(doc_ids)
-        found = iter(gathered)
-        for offset, row_scores in enumerate(_scores(block, embeds, doc_ids)):
-            passages = [{**next(found), "score": score} for score in row_scores]
-            example = questions[start + offset]
-            evaluated.append(Evaluated(example, passages, row_scores[:n_docs]))
-    return evaluation_of(evaluated, index, n_docs)
+    by_words = not retriever.searcher.retrieval.by_vectors
+    return evaluation_of(rows, retriever.index, n_docs, by_words=by_words)
 
 
 def answer_questions(
@@ -215,14 +178,6 @@ def require_answers(questions: Dataset) -> None:
             "None of the questions has an answer to compare with. Measure retrieval alone: "
             "--retrieval_only, or evaluate_retrieval; or answer them: rag-finetune predict."
         )
-
-
-def _scores(vectors: np.ndarray, embeds: np.ndarray, doc_ids: np.ndarray) -> list[list[float]]:
-    """Inner products with the passages found, as a model takes them: not the index's estimate."""
-    scores: list[list[float]] = score_passages(
-        torch.from_numpy(vectors), torch.from_numpy(embeds), torch.from_numpy(doc_ids)
-    ).tolist()
-    return scores
 
 
 def evaluation_of(

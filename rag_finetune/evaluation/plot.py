@@ -55,13 +55,18 @@ def plot_history(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axes.grid(alpha=0.3)
         axes.legend()
         axes.set_ylim(bottom=0.0, top=None if lines.keys() <= set(LOSSES.values()) else 1.02)
+    save_figure(figure, path)
+    return True
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG that appears whole or not at all."""
     staged = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         figure.savefig(staged, format="png", dpi=130)
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
-    return True
 
 
 def _series(

@@ -12,6 +12,14 @@ FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
 NEXT = ".next"  # where a new version is written; see index/versions.py
 UNCHECKED = ("context_encoder/", FILE_NAME)
+OBJECTS = (
+    "encoder",
+    "search_parameters",
+    "lexical",
+    "retrieval",
+    "library_versions",
+    "file_sizes",
+)
 LIBRARIES = ("transformers", "datasets", "faiss-cpu", "torch", "rag-finetune")
 
 
@@ -35,6 +43,7 @@ class Manifest:
         measured_recall: share of the exact nearest neighbours that a search finds.
         metric: always the inner product.
         lexical: settings of each index by words, by its kind, which is the name of its folder.
+        retrieval: the way it is searched where nobody says another; empty where none was chosen.
         format_version: of this folder's layout.
         library_versions: what built it.
         file_sizes: bytes of each file that an index is opened from; empty where they were not
@@ -60,6 +69,7 @@ class Manifest:
     measured_recall: float = 1.0
     metric: str = "inner_product"
     lexical: dict[str, dict[str, Any]] = field(default_factory=dict)
+    retrieval: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     library_versions: dict[str, str] = field(default_factory=dict)
     file_sizes: dict[str, int] = field(default_factory=dict)
@@ -112,7 +122,7 @@ def load_manifest(folder: Path) -> Manifest:
     wrong = ({f.name for f in fields(Manifest)} ^ set(data)) - (optional - set(data))
     if wrong:
         raise ValueError(f"{path}: missing or unknown keys: {', '.join(sorted(wrong))}.")
-    for name in ("encoder", "search_parameters", "lexical", "library_versions", "file_sizes"):
+    for name in OBJECTS:
         if not isinstance(data.get(name, {}), dict):
             raise ValueError(f'{path}: "{name}" must be an object, found {describe(data[name])}.')
     if data.get("place", "") not in ("", NEXT):

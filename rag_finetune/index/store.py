@@ -1,8 +1,10 @@
 """The index folder, opened: search it, read its passages."""
 
+import copy
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,17 @@ class PassageIndex:
         if re.fullmatch(WHOLE_VECTORS, self.manifest.faiss_factory):
             return scores, rows
         return self._rescored(question_vectors, rows)  # what it holds gives estimates
+
+    def searched_with(self, search_parameters: Mapping[str, Any]) -> "PassageIndex":
+        """The same index, its vectors searched with other parameters, such as {"efSearch": 64}.
+
+        Raises:
+            ValueError: this type of index has no such parameter.
+        """
+        other = copy.copy(self)
+        other.manifest = replace(self.manifest, search_parameters=dict(search_parameters))
+        other._dense = open_dense(self.folder / DENSE, search_parameters)
+        return other
 
     def lexical(self, kind: str) -> LexicalIndex:
         """Its index by words, opened when it is first asked for.

@@ -27,9 +27,12 @@ from rag_finetune.rag.index_choice import require_usable_index
 from rag_finetune.rag.reference import (
     load_index_reference,
     relative_path,
+    retrieval_for,
     write_index_reference,
 )
-from rag_finetune.retrieval.retriever import RagIndexRetriever, clamp_n_docs
+from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.retrieval.search import clamp_n_docs
+from rag_finetune.retrieval.way import Retrieval
 
 INDEX = "index"
 INDEX_MODES = ("copy", "link", "none")
@@ -85,6 +88,8 @@ def load_rag(
     index: PassageIndex | str | Path | None = None,
     model_type: str | None = None,
     with_index: bool = True,
+    retrieval: str | Retrieval | None = None,
+    lexical_prior: float | None = None,
 ) -> Rag:
     """Load a checkpoint, wherever it was moved to, with its retriever and generation settings.
 
@@ -93,6 +98,9 @@ def load_rag(
         index: another index than the one that the checkpoint names.
         model_type: "rag_sequence" or "rag_token" to change heads; None for the saved one.
         with_index: False leaves the retriever out, whatever `index` says.
+        retrieval: how passages are found: "dense", "bm25", "tfidf" or "hybrid"; None for what the
+            checkpoint remembers, or else its index.
+        lexical_prior: λ of p(z|x) = softmax(q·d + λ · score by words); None likewise.
 
     Returns:
         Model in evaluation mode and float32, tokenizers, retriever. n_docs is lowered, with a
@@ -100,7 +108,8 @@ def load_rag(
 
     Raises:
         FileNotFoundError: folder or index is missing; the message says which and what to do.
-        ValueError: the index does not belong to the model, or weights or a tokenizer are missing.
+        ValueError: the index does not belong to the model, or cannot be searched so, or weights or
+            a tokenizer are missing.
     """
     register()
     if with_index and index is None:
@@ -123,10 +132,11 @@ def load_rag(
     set_generation_config(model, settings)
     retriever = None
     if with_index:
-        opened = _open_for(Path(folder), index)
-        retriever = RagIndexRetriever(
-            model.config, tokenizer.question_encoder, tokenizer.generator, opened
-        )
+        opened = open_index_for(Path(folder), index)
+        if not isinstance(retrieval, Retrieval):
+            retrieval = retrieval_for(Path(folder), opened, retrieval, lexical_prior)
+        tokenizers = tokenizer.question_encoder, tokenizer.generator
+        retriever = RagIndexRetriever(model.config, *tokenizers, opened, retrieval)
         model.config.n_docs = retriever.n_docs = clamp_n_docs(model.config.n_docs, len(opened))
         model.set_retriever(retriever)
     return Rag(model.eval(), tokenizer, retriever)
@@ -138,7 +148,14 @@ def set_generation_config(model: Any, settings: GenerationConfig) -> None:
     model.rag.generator.generation_config = settings
 
 
-def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bool) -> None:
+def place_index(
+    index: PassageIndex,
+    folder: Path,
+    mode: str | None,
+    *,
+    ours: bool,
+    retrieval: Retrieval | None = None,
+) -> None:
     """Put the index where a checkpoint finds it after a move, and write that down.
 
     Args:
@@ -148,6 +165,7 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
             only the fingerprint; None copies up to 1 GB and links above.
         ours: the index is one that this package copied and never changes: a copy may then share
             its bytes on disk (hard links).
+        retrieval: the way that the checkpoint shall remember; None for the index's own.
     """
     mode = index_mode(index, mode)
     target = folder / INDEX
@@ -161,11 +179,8 @@ def place_index(index: PassageIndex, folder: Path, mode: str | None, *, ours: bo
                     ignore=lambda at, _: PASSING if Path(at) == index.folder else [],
                     dirs_exist_ok=True,
                 )
-        write_index_reference(folder, index, INDEX)
-    elif mode == "link":
-        write_index_reference(folder, index, relative_path(index.folder, folder))
-    else:
-        write_index_reference(folder, index, None)
+    paths = {"copy": INDEX, "link": relative_path(index.folder, folder)}
+    write_index_reference(folder, index, paths.get(mode), retrieval)
 
 
 def index_mode(index: PassageIndex, mode: str | None) -> str:
@@ -200,7 +215,7 @@ def _same_files(source: Path, target: Path) -> bool:
     return target.is_dir() and contents(source) == contents(target)
 
 
-def _open_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:
+def open_index_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:
     """Open the index of a checkpoint, or the one given, and hold it to the fingerprint."""
     reference = load_index_reference(folder)
     fingerprint = reference.get("fingerprint")

@@ -9,7 +9,7 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.health import retrieval_health
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.generation import question_limit
+from rag_finetune.rag.lengths import question_limit
 
 FLAT = 0.95  # from here on passages weigh nearly alike, and the question encoder learns little
 SAMPLE = 200  # questions

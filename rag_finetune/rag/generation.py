@@ -1,6 +1,5 @@
 """Questions in, answers with their evidence out: one search a question, then decoding."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,10 @@ from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import Decoded, decode
+from rag_finetune.rag.lengths import check_question_lengths, question_limit
 from rag_finetune.rag.scoring import Contexts, score_passages
 from rag_finetune.retrieval.retriever import RagIndexRetriever, doc_lists
+from rag_finetune.retrieval.search import search_texts
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Answer:
     Attributes:
         text: the answer.
         score: log p(answer|question) in nats.
-        passages: id, title, text, score (inner product) and posterior p(passage|question, answer)
-            of each passage that the generator read, best score first.
+        passages: id, title, text, score (what p(z|x) is the softmax of) and posterior
+            p(passage|question, answer) of each passage that the generator read, in their order.
     """
 
     text: str
@@ -57,6 +58,7 @@ def retrieve(
     n_docs: int,
     depth: int | None = None,
     question_vectors: Tensor | None = None,
+    questions: Sequence[str] | None = None,
 ) -> Retrieved:
     """Search once for every question, and write the generator's input.
 
@@ -67,13 +69,19 @@ def retrieve(
         attention_mask: their mask, shape (B, length).
         n_docs: passages that the generator reads.
         depth: passages to find, at least n_docs, at most all; None for n_docs.
-        question_vectors: what the question encoder made of them, shape (B, dim); None to ask it.
+        question_vectors: what the question encoder made of them, shape (B, dim); None to ask it,
+            which an index without vectors does not need.
+        questions: their texts, where they are searched by words; None to read them off the tokens.
 
     Raises:
         ValueError: the question encoder gave a vector that is not finite.
     """
-    hidden = question_vectors
-    if hidden is None:
+    hidden, searcher = question_vectors, retriever.searcher
+    if questions is None and searcher.by_words:
+        questions = search_texts(retriever.question_encoder_tokenizer, input_ids)
+    if hidden is None and not retriever.index.manifest.has_vectors:
+        hidden = torch.zeros(len(input_ids), model.config.retrieval_vector_size)
+    elif hidden is None:
         hidden = model.question_encoder(input_ids, attention_mask=attention_mask)[0]
     if not hidden.isfinite().all():
         raise ValueError(
@@ -81,8 +89,11 @@ def retrieve(
             "training run that diverged? Lower --learning_rate, or train in float32."
         )
     depth = min(max(depth or n_docs, n_docs), len(retriever.index))
-    vectors, doc_ids, passages = retriever.retrieve_passages(hidden.float().cpu().numpy(), depth)
-    scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids))
+    vectors, doc_ids, passages = retriever.retrieve_passages(
+        hidden.float().cpu().numpy(), depth, questions
+    )
+    prior = None if questions is None else searcher.prior_scores(questions, doc_ids)
+    scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids), prior)
     for found, row in zip(passages, scores.tolist(), strict=True):
         for passage, score in zip(found, row, strict=True):
             passage["score"] = score
@@ -123,12 +134,6 @@ def write_contexts(
     )
 
 
-def question_limit(rag: Rag, max_question_length: int) -> int:
-    """Tokens of a question: max_question_length, at most what the question encoder can take."""
-    positions: int = rag.model.config.question_encoder.max_position_embeddings
-    return min(max_question_length, positions, rag.tokenizer.question_encoder.model_max_length)
-
-
 def question_encoder_of(rag: Rag, max_question_length: int = 128) -> TextEncoder:
     """The question encoder of a RAG model, to encode questions without a generator."""
     return TextEncoder(
@@ -147,58 +152,6 @@ def tokenize_questions(rag: Rag, questions: list[str], max_question_length: int)
         padding=True,
         return_tensors="pt",
     ).to(rag.model.device)
-
-
-def check_question_lengths(rag: Rag, questions: Sequence[str], max_question_length: int) -> None:
-    """Say which questions will lose something, and refuse those that leave no room for a passage.
-
-    Args:
-        rag: the model with its retriever.
-        questions: all that will be asked.
-        max_question_length: tokens of a question; the rest is cut.
-
-    Raises:
-        ValueError: a question alone is longer than what the generator reads.
-    """
-    assert rag.retriever is not None
-    limit, tokenizer = question_limit(rag, max_question_length), rag.tokenizer.question_encoder
-    if not questions:
-        return
-    tokens = tokenizer(list(questions), truncation=False, verbose=False)["input_ids"]
-    _warn_about_rows(
-        [row for row, ids in enumerate(tokens) if len(ids) > limit],
-        questions,
-        f"are longer than {limit} tokens and lose their end",
-    )
-    _warn_about_rows(
-        [row for row, ids in enumerate(tokens) if tokenizer.unk_token_id in ids],
-        questions,
-        "hold words that the question encoder's tokenizer does not know; the generator will not "
-        "see those words",
-    )
-    tails = [rag.model.config.doc_sep + question for question in questions]
-    for row in too_long(rag.tokenizer.generator, tails, rag.model.config.max_combined_length):
-        rag.retriever.require_room(rag.retriever.question_texts([tokens[row][:limit]]))
-
-
-def _warn_about_rows(rows: list[int], questions: Sequence[str], what: str) -> None:
-    """Warn about some of the questions, by count and first row."""
-    if rows:
-        warnings.warn(
-            f"{len(rows):,} of {len(questions):,} questions {what}; the first is row {rows[0]}: "
-            f"{questions[rows[0]][:60]!r}.",
-            stacklevel=4,
-        )
-
-
-def too_long(tokenizer: Any, texts: Sequence[str], limit: int) -> list[int]:
-    """Rows of the texts that are longer than limit tokens."""
-    # A token holds at least one character or byte: shorter texts need no count. 2: its frame.
-    rows = [row for row, text in enumerate(texts) if len(text.encode()) + 2 > limit]
-    if not rows:
-        return []
-    ids = tokenizer([texts[row] for row in rows], truncation=False, verbose=False)["input_ids"]
-    return [row for row, found in zip(rows, ids, strict=True) if len(found) > limit]
 
 
 def answers_with_evidence(rag: Rag, retrieved: Retrieved, decoded: Decoded) -> list[list[Answer]]:
@@ -288,7 +241,9 @@ def iter_answers(
             texts = list(questions[start : start + batch_size])
             batch = tokenize_questions(rag, texts, max_question_length)
             ids, mask = batch["input_ids"], batch["attention_mask"]
-            retrieved = retrieve(rag.model, rag.retriever, ids, mask, n_docs=n_docs)
+            retrieved = retrieve(
+                rag.model, rag.retriever, ids, mask, n_docs=n_docs, questions=texts
+            )
             decoded = decode(rag.model, retrieved.contexts, **options)
             yield from answers_with_evidence(rag, retrieved, decoded)
 

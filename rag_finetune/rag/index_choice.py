@@ -66,6 +66,12 @@ def own_index(model: str) -> Path | None:
     return Path(model) / named if isinstance(named, str) else None
 
 
+def own_retrieval(model: str) -> dict[str, Any]:
+    """The way of retrieval that a checkpoint remembers, under "retrieval"; empty for none."""
+    reference = _read_object(Path(model) / INDEX_REFERENCE)
+    return {key: value for key, value in reference.items() if key == "retrieval"}
+
+
 def right_encoder(model: str) -> str:
     """What is known of the context encoder that belongs to a model, as part of a sentence.
 

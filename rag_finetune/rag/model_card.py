@@ -41,7 +41,9 @@ rag = load_rag(folder{index_argument})
 [answers] = generate_answers(rag, ["Which question do you have?"])
 print(answers[0].text, answers[0].passages)
 ```
+"""
 
+PLAIN = """
 In plain Transformers{register_reason}:
 
 ```python
@@ -208,7 +210,8 @@ def _load_section(model: Any, index: CardIndex | None, hub_name: str | None) -> 
             " (the question encoder is a `PooledEncoder`, which is made known first)",
             "import rag_finetune\n\nrag_finetune.register()\n",
         )
-    return LOAD.format(
+    text = LOAD if index is not None and not index.manifest.has_vectors else LOAD + PLAIN
+    return text.format(
         download=f', or `huggingface_hub.snapshot_download("{hub_name}")`' if hub_name else "",
         folder='"path/to/this/folder"',
         index_argument="" if is_inside else ', index="path/to/index"',

@@ -2,18 +2,23 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rag_finetune.files import describe, read_text, write_json
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.retrieval.way import Retrieval, choose_retrieval, retrieval_of
 
 INDEX_REFERENCE = "rag_index.json"
 FORMAT_VERSION = 1
 
 
 def load_index_reference(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about its index: `index`, a relative path or None, `fingerprint`.
+    """What a checkpoint says about its index.
+
+    `index`, a relative path or None; `fingerprint` of the vectors, and `retrieval`, the way that
+    it was trained with, where they are known.
 
     An empty dict when the folder holds no such file, as one from the Hub does not.
 
@@ -38,20 +43,63 @@ def load_index_reference(folder: Path) -> dict[str, Any]:
     return reference
 
 
-def write_index_reference(folder: Path, index: PassageIndex, path: str | None) -> None:
+def write_index_reference(
+    folder: Path,
+    index: PassageIndex,
+    path: str | None,
+    retrieval: Retrieval | None = None,
+) -> None:
     """Write down in a checkpoint where its index is and which encoder's vectors it must hold.
 
     Args:
         folder: the checkpoint.
         index: the opened index.
         path: its folder relative to the checkpoint; None when it is to be named on loading.
+        retrieval: the way of retrieval to remember; None for the index's own.
     """
     encoder = index.manifest.encoder
     reference: dict[str, Any] = {"format_version": FORMAT_VERSION, "index": path}
     if index.manifest.has_vectors:
         reference["fingerprint"] = index.manifest.fingerprint
         reference["context_encoder"] = {key: encoder[key] for key in ("name", "revision")}
+    if retrieval is not None:
+        reference["retrieval"] = retrieval.data()
     write_json(folder / INDEX_REFERENCE, reference)
+
+
+def retrieval_for(
+    folder: Path, index: PassageIndex, way: str | None = None, prior: float | None = None
+) -> Retrieval:
+    """The way that a checkpoint searches an index: by flags, by its memory, or the index's own.
+
+    Args:
+        folder: the checkpoint.
+        index: the opened index, its own or another.
+        way: what a flag says; None for nothing.
+        prior: λ, likewise.
+
+    Raises:
+        ValueError: the index cannot be searched this way.
+    """
+    remembered = load_index_reference(folder).get("retrieval")
+    return choose_retrieval(index, way, prior, remembered=remembered, place=str(folder))
+
+
+def remember_retrieval(folder: Path, retrieval: Retrieval) -> bool:
+    """Write another way of retrieval into what a checkpoint says about its index.
+
+    Its prior stays as it was trained with.
+
+    Returns:
+        Whether there was such a file; one from the Hub has none.
+    """
+    reference = load_index_reference(folder)
+    if reference:
+        before = reference.get("retrieval")
+        if before:
+            retrieval = replace(retrieval, prior=retrieval_of(before, str(folder)).prior)
+        write_json(folder / INDEX_REFERENCE, {**reference, "retrieval": retrieval.data()})
+    return bool(reference)
 
 
 def relative_path(target: Path, start: Path) -> str:

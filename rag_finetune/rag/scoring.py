@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -53,13 +54,19 @@ class Contexts:
         )
 
 
-def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: Tensor) -> Tensor:
+def score_passages(
+    question_hidden_states: Tensor,
+    doc_embeds: Tensor,
+    doc_ids: Tensor,
+    prior: np.ndarray | None = None,
+) -> Tensor:
     """Inner products of questions and passages, in float32 whatever autocast says.
 
     Args:
         question_hidden_states: shape (B, dim).
         doc_embeds: shape (B, K, dim).
         doc_ids: rows in the index, shape (B, K); −1 for no passage.
+        prior: what is added, such as scores by words, shape (B, K); None for nothing.
 
     Returns:
         doc_scores, shape (B, K) float32, −inf where there is no passage. Where there is none at
@@ -70,6 +77,8 @@ def score_passages(question_hidden_states: Tensor, doc_embeds: Tensor, doc_ids: 
     with torch.autocast(question_hidden_states.device.type, enabled=False):
         embeds = doc_embeds.to(question_hidden_states.device, torch.float32)
         scores = (question_hidden_states.float().unsqueeze(1) * embeds).sum(-1)
+    if prior is not None:
+        scores = scores + torch.from_numpy(prior).to(scores.device)
     return mask_missing(scores, doc_ids)
 
 

@@ -1,6 +1,6 @@
 """A RagRetriever over an index folder, for Transformers' own RAG models."""
 
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagR
 
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.retrieval.context_parts import Template, squeeze
+from rag_finetune.retrieval.search import Searcher, clamp_n_docs, search_texts
 from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache, quick_state
+from rag_finetune.retrieval.way import Retrieval
 
 # From so many contexts a passage on, making a token cache takes less than half of what it saves.
 CONTEXTS_PER_PASSAGE = 2
@@ -18,16 +20,21 @@ CONTEXTS_PER_PASSAGE = 2
 class RagIndexRetriever(RagRetriever):
     """Retrieves from an index folder, and writes what the generator reads.
 
-    Same calls, keys and text format as `transformers.RagRetriever`, with four differences:
+    Same calls, keys and text format as `transformers.RagRetriever`, with five differences:
     contexts are padded to the longest of the batch instead of `max_combined_length`; a context
     that is too long loses the end of its passage, never of the question; asking for more
-    passages than there are gives all of them; and one read fetches the passages of a batch.
+    passages than there are gives all of them; one read fetches the passages of a batch; and
+    passages may be found by words.
 
     Attributes:
         index: the opened index folder.
+        searcher: searches it by vectors, by words, or by both.
+        asked: the questions of the next call, to search for by words; None to read them off its
+            token ids, which may have lost something.
     """
 
     index: PassageIndex
+    asked: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -35,6 +42,7 @@ class RagIndexRetriever(RagRetriever):
         question_encoder_tokenizer: PreTrainedTokenizerBase,
         generator_tokenizer: PreTrainedTokenizerBase,
         index: PassageIndex,
+        retrieval: Retrieval | None = None,
     ) -> None:
         """Join a model's configuration and tokenizers with an index.
 
@@ -43,10 +51,11 @@ class RagIndexRetriever(RagRetriever):
             question_encoder_tokenizer: decodes the question.
             generator_tokenizer: writes the contexts; must be a fast tokenizer.
             index: the opened index folder.
+            retrieval: how passages are found, from `choose_retrieval`; None for the index's own.
 
         Raises:
-            ValueError: the dimension differs from the question encoder's, or the generator's
-                tokenizer is not a fast one.
+            ValueError: the dimension differs from the question encoder's, the generator's
+                tokenizer is not a fast one, or the index cannot be searched so.
         """
         dimension = index.manifest.dimension
         if index.manifest.has_vectors and config.retrieval_vector_size != dimension:
@@ -67,6 +76,7 @@ class RagIndexRetriever(RagRetriever):
             index=index,
             init_retrieval=False,
         )
+        self.searcher = Searcher(index, retrieval)
         self._caches: dict[tuple[Any, ...], TokenCache | None] = {}  # None: it cannot be made
 
     def clamp(self, n_docs: int | None) -> int:
@@ -88,30 +98,41 @@ class RagIndexRetriever(RagRetriever):
                 self._caches[key] = cache
 
     def retrieve_passages(
-        self, question_hidden_states: np.ndarray, n_docs: int
+        self,
+        question_hidden_states: np.ndarray,
+        n_docs: int,
+        questions: Sequence[str] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, list[list[dict[str, str]]]]:
         """Passages of each question, best first, with all their columns.
 
         Args:
             question_hidden_states: shape (batch, dim).
             n_docs: passages a question; clamped to the number of passages.
+            questions: their texts; None where they are not searched by words.
 
         Returns:
-            Their vectors, shape (batch, n_docs, dim) float32, their rows in the index, shape
-            (batch, n_docs) int64, and n_docs dicts of id, document_id, title and text for each
-            question. Row −1, a zero vector and empty texts stand where an approximate index
-            found too few.
+            Their vectors, shape (batch, n_docs, dim) float32 (zeros where the index holds none),
+            their rows in the index, shape (batch, n_docs) int64, and n_docs dicts of id,
+            document_id, title and text for each question. Row −1, a zero vector and empty texts
+            stand where an approximate index, or a search by words, found too few.
         """
         n_docs = self.clamp(n_docs)
-        _, doc_ids = self.index.search(question_hidden_states, n_docs)
+        _, doc_ids = self.searcher.search(question_hidden_states, questions, n_docs)
         found, vectors = self.index.gather(doc_ids)
+        if not self.index.manifest.has_vectors:
+            shape = (*doc_ids.shape, self.config.retrieval_vector_size)
+            vectors = np.zeros(shape, np.float32)
         return vectors, doc_ids, [found[i : i + n_docs] for i in range(0, len(found), n_docs)]
 
     def retrieve(
-        self, question_hidden_states: np.ndarray, n_docs: int
+        self,
+        question_hidden_states: np.ndarray,
+        n_docs: int,
+        questions: Sequence[str] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, list[dict]]:
         """Like `retrieve_passages`, with a dict of title and text lists for each question."""
-        vectors, doc_ids, passages = self.retrieve_passages(question_hidden_states, n_docs)
+        found = self.retrieve_passages(question_hidden_states, n_docs, questions)
+        vectors, doc_ids, passages = found
         return vectors, doc_ids, [doc_lists(group) for group in passages]
 
     def postprocess_docs(
@@ -188,7 +209,10 @@ class RagIndexRetriever(RagRetriever):
         n_docs = n_docs if n_docs is not None else self.n_docs
         if prefix is None:
             prefix = getattr(self.config.generator, "prefix", None)
-        vectors, doc_ids, docs = self.retrieve(question_hidden_states, n_docs)
+        questions = self.asked
+        if questions is None and self.searcher.by_words:
+            questions = search_texts(self.question_encoder_tokenizer, question_input_ids)
+        vectors, doc_ids, docs = self.retrieve(question_hidden_states, n_docs, questions)
         context_input_ids, context_attention_mask = self.postprocess_docs(
             docs,
             self.question_texts(question_input_ids),
@@ -269,20 +293,3 @@ class RagIndexRetriever(RagRetriever):
 def doc_lists(passages: list[dict[str, str]]) -> dict[str, list[str]]:
     """Passages of one question as Transformers hands them around: lists of title and text."""
     return {key: [passage[key] for passage in passages] for key in ("title", "text")}
-
-
-def clamp_n_docs(n_docs: int, n_passages: int) -> int:
-    """The number of passages to retrieve: n_docs, or all passages where there are fewer.
-
-    Raises:
-        ValueError: n_docs is below 1.
-    """
-    if n_docs < 1:
-        raise ValueError(f"n_docs must be at least 1, found {n_docs}.")
-    if n_docs > n_passages:
-        warnings.warn(
-            f"n_docs {n_docs} is more than the {n_passages} passages of the index: "
-            f"using all {n_passages}.",
-            stacklevel=2,
-        )
-    return min(n_docs, n_passages)

@@ -81,6 +81,7 @@ class RagEvaluator(Seq2SeqTrainer):
                 inputs["attention_mask"],
                 n_docs=self.retriever.n_docs,
                 depth=RETRIEVAL_DEPTH,
+                questions=[example["question"] for example in examples],
             )
             # Encoded once, for the loss and for the answers.
             states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)

@@ -60,6 +60,8 @@ class RagRetrieval(RagSaver):
     def _question_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the frozen question encoder makes of questions, shape (batch, dim)."""
         encoder, device = self.rag.model.question_encoder, self.args.device
+        if not self.retriever.index.manifest.has_vectors:
+            return torch.zeros(len(input_ids), self.rag.model.config.retrieval_vector_size)
         with evaluation_mode(encoder), torch.no_grad(), self.accelerator.autocast():
             hidden: Tensor = encoder(
                 input_ids.to(device), attention_mask=attention_mask.to(device), return_dict=True
@@ -71,6 +73,7 @@ class RagRetrieval(RagSaver):
     ) -> tuple[Any, Tensor]:
         """The model's outputs on a batch, logits left out, and its doc_scores, shape (batch, K)."""
         given: dict[str, Any]
+        asked = self._texts_of(inputs)
         if "contexts" in inputs:
             contexts: Contexts = inputs["contexts"].result()
             given = {
@@ -82,19 +85,30 @@ class RagRetrieval(RagSaver):
             given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             given["output_retrieved"] = True
         with self.target_losses.watch():
+            self.retriever.asked = asked
             outputs = model(
                 **given,
                 decoder_input_ids=self.target_losses.decoder_input_ids(labels),
                 use_cache=False,
                 n_docs=self.retriever.n_docs,
             )
+            self.retriever.asked = None
         if "doc_scores" in given:
             return outputs, given["doc_scores"]
         doc_ids = outputs.retrieved_doc_ids
         # The index's own vectors: under autocast the model's copy may be in bfloat16.
-        vectors = torch.from_numpy(self.retriever.index.vectors_at(doc_ids.cpu().numpy()))
+        rows = doc_ids.cpu().numpy()
+        vectors = torch.from_numpy(self.retriever.index.vectors_at(rows))
         hidden = outputs.question_encoder_last_hidden_state
-        return outputs, score_passages(hidden, vectors, doc_ids)
+        prior = None if asked is None else self.retriever.searcher.prior_scores(asked, rows)
+        return outputs, score_passages(hidden, vectors, doc_ids, prior)
+
+    def _texts_of(self, inputs: dict[str, Any]) -> list[str] | None:
+        """The questions of a training batch; None where nothing is searched by words."""
+        if not self.retriever.searcher.by_words:
+            return None
+        items: Any = self.train_dataset
+        return [items[row]["question"] for row in inputs["rows"].tolist()]
 
 
 class BackgroundRetrieval:
@@ -131,15 +145,17 @@ class BackgroundRetrieval:
         """A batch, with the `contexts` of its questions on the way: a future of `Contexts`."""
         batch = self._collate(items)
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        hidden = self._encode(ids, mask)
-        contexts: Future[Contexts] = self._thread.submit(self._find, ids, mask, hidden)
+        hidden, asked = self._encode(ids, mask), [item["question"] for item in items]
+        contexts: Future[Contexts] = self._thread.submit(self._find, ids, mask, hidden, asked)
         return {**batch, "contexts": contexts}
 
     def close(self) -> None:
         """Wait for the search that runs, drop those that have not begun."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _find(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor) -> Contexts:
+    def _find(
+        self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor, asked: list[str]
+    ) -> Contexts:
         retriever = self._retriever
         return retrieve(
             self._model,
@@ -148,4 +164,5 @@ class BackgroundRetrieval:
             attention_mask,
             n_docs=retriever.n_docs,
             question_vectors=hidden,
+            questions=asked,
         ).contexts

@@ -105,17 +105,17 @@ class RagSaver(RagEvaluator):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_rag(self.rag.model, self.rag.tokenizer, folder)
-        whole = Path(str(self.args.output_dir))
+        whole, way = Path(str(self.args.output_dir)), self.retriever.searcher.retrieval
         if index_mode(self.retriever.index, self.args.save_index) == "copy" and folder != whole:
             # The run's folder holds the copy; checkpoints within it share its bytes on disk.
             if self._placed_index is None:
-                place_index(self.retriever.index, whole, "copy", ours=False)
+                place_index(self.retriever.index, whole, "copy", ours=False, retrieval=way)
                 self._placed_index = open_index(whole / INDEX)
-            place_index(self._placed_index, folder, "copy", ours=True)
+            place_index(self._placed_index, folder, "copy", ours=True, retrieval=way)
         else:
             # A checkpoint that the model came from may have been rotated away with its index.
             index = self._placed_index or self.retriever.index
-            place_index(index, folder, self.args.save_index, ours=False)
+            place_index(index, folder, self.args.save_index, ours=False, retrieval=way)
         write_json(folder / ARGUMENTS, self.args.public_dict())
         self._save_card(folder)
 
@@ -130,6 +130,7 @@ class RagSaver(RagEvaluator):
         training = {name: value for name, value in chosen.items() if value is not None}
         config = self.rag.model.config
         training |= {name: getattr(config, name) for name in ("n_docs", "max_combined_length")}
+        training["retrieval"] = self.retriever.searcher.retrieval.describe()
         save_model_card(
             folder,
             self.rag.model,

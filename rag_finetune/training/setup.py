@@ -13,7 +13,7 @@ from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.evaluation.measure import Evaluated
 from rag_finetune.metrics.retrieval import KS, gold_metrics
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.generation import check_question_lengths, too_long
+from rag_finetune.rag.lengths import check_question_lengths, too_long
 from rag_finetune.training.arguments import ANSWER_METRICS, RagTrainingArguments
 from rag_finetune.training.options import PARTS
 
@@ -27,6 +27,8 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
         ValueError: a length is more than the generator can take.
     """
     config = rag.model.config
+    if rag.retriever is not None and not rag.retriever.index.manifest.has_vectors:
+        _freeze_question_encoder(args)
     if args.n_docs is not None and rag.retriever is not None:
         config.n_docs = rag.retriever.n_docs = args.n_docs = rag.retriever.clamp(args.n_docs)
     if args.max_combined_length is not None:
@@ -51,6 +53,27 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
         settings.max_length = args.max_target_length  # what was learnt can be said
     for name in PARTS:
         getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
+
+
+def _freeze_question_encoder(args: RagTrainingArguments) -> None:
+    """Leave the question encoder out of what learns: without vectors nothing asks it.
+
+    Raises:
+        ValueError: nothing else shall learn.
+    """
+    if "question_encoder" not in args.trainable:
+        return
+    args.trainable = [name for name in args.trainable if name != "question_encoder"]
+    if not args.trainable or args.learning_rate_question_encoder is not None:
+        raise ValueError(
+            "The index holds no vectors: the question encoder has no part in p(z|x) and cannot "
+            "learn. Give an index with vectors, or --trainable generator without "
+            "--learning_rate_question_encoder."
+        )
+    warnings.warn(
+        "The index holds no vectors: p(z|x) is by words, and the question encoder stays as it is.",
+        stacklevel=4,
+    )
 
 
 def check_questions(

@@ -1,0 +1,80 @@
+"""What tuning of retrieval shows: a table, and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rag_finetune.evaluation.plot import can_plot, save_figure
+from rag_finetune.evaluation.tune import METRICS, Trial
+from rag_finetune.metrics.retrieval import KS
+
+
+def tuning_table(trials: Sequence[Trial], best: Trial) -> str:
+    """A line for each trial, per cent, with a star at the best."""
+    names = [_name(trial) for trial in trials]
+    width = max(map(len, names))
+    lines = [f"  {'':<{width}}" + "".join(f"{name:>11}" for name in METRICS) + "   ms/question"]
+    for name, trial in zip(names, trials, strict=True):
+        figures = "".join(f"{100 * trial.metrics[metric]:>11.2f}" for metric in METRICS)
+        star = "*" if trial is best else " "
+        lines.append(f"{star} {name:<{width}}{figures}{trial.milliseconds:>14.3f}")
+    return "\n".join(lines)
+
+
+def plot_tuning(trials: Sequence[Trial], best: Trial, metric: str, path: Path) -> None:
+    """Draw the figure over the share of words, and recall over the passages that are read.
+
+    Args:
+        trials: all that were tried.
+        best: the one that was chosen.
+        metric: by which it was.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    require_plot()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    same = [trial for trial in trials if trial.search_parameters == best.search_parameters]
+    hybrids: dict[str, list[Trial]] = {}
+    for trial in same:
+        way = trial.retrieval
+        if way.way == "hybrid":
+            hybrids.setdefault(f"hybrid, {way.lexical}, {way.fusion}", []).append(trial)
+    for label, found in hybrids.items():
+        weights = [trial.retrieval.weight for trial in found]
+        left.plot(weights, [trial.metrics[metric] for trial in found], marker="o", label=label)
+    single = [trial for trial in same if trial.retrieval.way != "hybrid"]
+    for number, trial in enumerate(single):
+        value, label = trial.metrics[metric], trial.retrieval.way
+        left.axhline(value, color=f"C{number + 5}", linestyle="--", label=label)
+    left.set_xlabel("share of the words in a hybrid")
+    left.set_ylabel(metric)
+    for trial in [*single, *([best] if best not in single else [])]:
+        recalls = [trial.metrics[f"recall@{k}"] for k in KS]
+        right.plot(KS, recalls, marker="o", label=trial.retrieval.describe())
+    right.set_xlabel("passages a question (n_docs)")
+    right.set_ylabel("recall")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def require_plot() -> None:
+    """Raise where nothing can be drawn.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    if not can_plot():
+        raise ValueError("Plots need matplotlib: pip install 'rag-finetune[plot]'.")
+
+
+def _name(trial: Trial) -> str:
+    """A trial in words."""
+    settings = [f"{name} {value}" for name, value in trial.search_parameters.items()]
+    by_words = not trial.retrieval.by_vectors
+    return ", ".join([trial.retrieval.describe(), *([] if by_words else settings)])
