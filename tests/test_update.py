@@ -358,7 +358,7 @@ def killed(folder: Path, *words: object) -> dict[str, int]:
 
 def test_an_update_killed_at_any_moment_leaves_one_of_the_versions_and_ends_the_same(tmp_path):
     seen = killed(tmp_path, "flat", 9, 1)
-    assert seen["calls"] >= 40 and seen["old"] >= 2 and seen["new"] >= 2
+    assert seen["calls"] >= 40 and seen["old"] >= 1 and seen["new"] >= 1
 
 
 @pytest.mark.slow
