@@ -3,7 +3,7 @@
 import argparse
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +90,23 @@ def _open_sources(args: argparse.Namespace, manifest: Any, tokenizer: Any) -> di
     named = {"passages_format": args.passages_format}
     if tokenizer is not None:
         tokenizer = with_prefix(tokenizer, "")  # which would count as tokens of every piece
-    cut = functools.partial(
-        iter_passages,
-        passage_words=manifest.passage_words,
-        overlap=manifest.overlap,
-        tokenizer=tokenizer,
-        **named,
-    )
     given = {name: paths for name in ("add", "replace") if (paths := getattr(args, name))}
+    passages = {
+        name: iter_passages(
+            paths,
+            manifest.passage_words,
+            overlap=manifest.overlap,
+            tokenizer=tokenizer,
+            **named,
+        )
+        for name, paths in given.items()
+    }
     finders = [functools.partial(locate_documents, paths, **named) for paths in given.values()]
-    return {"locate": _together(finders), **{name: cut(given[name]) for name in given}}
+    return {"locate": _together(finders), **passages}
 
 
 def _together(
-    finders: list[Callable[[list[str]], Mapping[str, str]]],
+    finders: Sequence[Callable[[list[str]], Mapping[str, str]]],
 ) -> Callable[[list[str]], Mapping[str, str]]:
     """One that finds documents in any of several sources."""
 

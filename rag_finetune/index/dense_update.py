@@ -9,6 +9,7 @@ index with tombstones, by its count of vectors, and would else take −1 for the
 
 import re
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -53,7 +54,7 @@ def grow_dense(
     """
     check_dense(old)
     try:
-        index = faiss.read_index(str(old))  # a mapped one cannot be added to
+        index: Any = faiss.read_index(str(old))  # a mapped one cannot be added to
         lists = faiss.downcast_index(index.index) if _is_transformed(index) else index
         if isinstance(lists, faiss.IndexIVF):
             _renumber(lists, index, rows)
@@ -84,11 +85,11 @@ def _add(
     return tombstones
 
 
-def _renumber(lists: faiss.IndexIVF, index: faiss.Index, rows: np.ndarray) -> None:
+def _renumber(lists: Any, index: Any, rows: np.ndarray) -> None:
     """Take the rows that are gone out of the lists, and give the others their new numbers.
 
     Args:
-        lists: the inverted lists.
+        lists: the IVF index, in memory.
         index: the same, or what transforms vectors in front of them.
         rows: the new row of each old one, −1 for none.
     """
