@@ -7,8 +7,9 @@ FOLDER holds passages.tsv, train.json and dev.json; all passages are the index. 
 same pairs of question and first gold passage, in-batch negatives, cosine over 0.05, AdamW, a
 linear schedule without warm-up, and float32. A time is that of everything from texts to a trained
 model, tokenising included; loading and evaluation are not. Both are measured by our exact search
-over all passages. `--sides` and `--max_steps` try one side, or few steps. Prints one JSON line
-last.
+over all passages. `--sides plain ours mined --mined FILE` also trains ours with hard negatives;
+`--max_steps 8 --times_only` times few steps. Runs in the `--output` file are not done again.
+Prints one JSON line last.
 """
 
 import argparse
@@ -31,7 +32,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", required=True, help="a sentence-transformers folder")
     parser.add_argument("--data", required=True, help="folder of passages and questions")
-    parser.add_argument("--train_file", help="default: train.json of --data")
+    parser.add_argument("--mined", help="the training questions with mined hard negatives, as DPR")
+    parser.add_argument("--n_negatives", type=int, default=1, help="of --mined, a question")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2)
@@ -42,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", default=["plain", "ours"])
     parser.add_argument("--options", nargs="*", default=[], help="more of ours: name=value")
     parser.add_argument("--timed", action="store_true", help="nothing else runs: times count")
+    parser.add_argument("--times_only", action="store_true", help="measure no retrieval")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run that takes longer")
     parser.add_argument("--output", help="a file to keep runs in; those that it has are not redone")
     return parser.parse_args()
@@ -96,7 +99,9 @@ def train_plain(args: argparse.Namespace, data: Any, seed: int, folder: str) -> 
     seconds = time.perf_counter() - start
     encoders = load_pair(args)
     for encoder in encoders:  # the weights that were trained, in our reading of the same folder
-        encoder.model.inner.load_state_dict(model[0].auto_model.state_dict(), strict=False)
+        taken = encoder.model.inner.load_state_dict(model[0].auto_model.state_dict(), strict=False)
+        if taken.missing_keys:
+            raise RuntimeError(f"weights of another name: {taken.missing_keys[0]}")
     return seconds, encoders
 
 
@@ -108,7 +113,14 @@ def load_pair(args: argparse.Namespace) -> tuple[Any, Any]:
     return load_question_encoder(args.encoder, length), load_context_encoder(args.encoder, length)
 
 
-def train_ours(args: argparse.Namespace, data: Any, seed: int, folder: str) -> tuple[float, Any]:
+def train_mined(args: argparse.Namespace, data: Any, seed: int, folder: str) -> tuple[float, Any]:
+    """Seconds and trained encoders of ours, with mined negatives."""
+    return train_ours(args, data, seed, folder, args.n_negatives)
+
+
+def train_ours(
+    args: argparse.Namespace, data: Any, seed: int, folder: str, count: int = 0
+) -> tuple[float, Any]:
     """Seconds and trained encoders of ours."""
     from rag_finetune.training.biencoder import tie
     from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
@@ -121,8 +133,7 @@ def train_ours(args: argparse.Namespace, data: Any, seed: int, folder: str) -> t
     tie(*encoders)
     start = time.perf_counter()
     arguments = RetrieverTrainingArguments(**{**shared_arguments(args, folder, seed), **more})
-    count = more.get("n_negatives", 0)
-    mined = data.mined if count or arguments.distillation_weight else None
+    mined = data.mined if count else None
     examples = RetrieverExamples(data.train, data.passages, mined, n_negatives=count, seed=seed)
     trainer = RetrieverTrainer(*encoders, arguments, examples, tied=True)
     trainer.train()
@@ -132,7 +143,7 @@ def train_ours(args: argparse.Namespace, data: Any, seed: int, folder: str) -> t
 class Data:
     """Passages and questions, read once."""
 
-    def __init__(self, folder: Path, train_file: Path) -> None:
+    def __init__(self, folder: Path, mined: str | None) -> None:
         from rag_finetune.data.passages import load_passages
         from rag_finetune.data.qa import load_questions
         from rag_finetune.index.gold import Passages, resolve_positives
@@ -140,15 +151,15 @@ class Data:
 
         self.passages = load_passages(folder / "passages.tsv", 0)
         source = Passages(self.passages, folder)
-        self.train = resolve_positives(load_questions(train_file), source)
+        self.train = resolve_positives(load_questions(folder / "train.json"), source)
         self.dev = resolve_positives(load_questions(folder / "dev.json"), source)
-        self.mined = load_mined(str(train_file), len(self.train))
+        self.mined = load_mined(mined, len(self.train)) if mined else None
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and spread of each figure over the seeds; of seconds over the timed runs alone."""
     timed = [row["seconds"] for row in rows if row["timed"]]
-    values = {name: [row[name] for row in rows] for name in SHOWN}
+    values = {name: [row[name] for row in rows] for name in SHOWN if name in rows[0]}
     values |= {"seconds": timed} if timed else {}
     return {
         name: {
@@ -167,16 +178,24 @@ def result_of(args: argparse.Namespace, runs: list[dict[str, Any]], before: Any)
         for side in TRAINERS
         if (rows := [row for row in runs if row["side"] == side])
     }
-    names = ("batch_size", "epochs", "max_steps", "learning_rate", "max_length", "threads")
+    names = (
+        "n_negatives",
+        "batch_size",
+        "epochs",
+        "max_steps",
+        "learning_rate",
+        "max_length",
+        "threads",
+    )
     result = {
         "benchmark": "retriever",
-        "untrained": {name: round(before[name], 4) for name in SHOWN},
+        "untrained": {name: round(before[name], 4) for name in before if name in SHOWN},
         **sides,
         "settings": {name: getattr(args, name) for name in (*names, "options")},
         **side_by_side.facts(),
         "runs": runs,
     }
-    if len(sides) == 2 and all("seconds" in side for side in sides.values()):
+    if all("seconds" in sides.get(side, {}) for side in ("ours", "plain")):
         ours, plain = (sides[side]["seconds"]["mean"] for side in ("ours", "plain"))
         result["time_ratio"] = round(ours / plain, 3)
     return result
@@ -189,11 +208,13 @@ def main() -> None:
     from rag_finetune.training.retriever_evaluation import retrieval_figures
 
     folder, started = Path(args.data), time.monotonic()
-    data = Data(folder, Path(args.train_file or folder / "train.json"))
+    data = Data(folder, args.mined)
     output = Path(args.output) if args.output else None
     known = json.loads(output.read_text(encoding="utf-8")) if output and output.exists() else {}
     runs: list[dict[str, Any]] = known.get("runs", [])
-    before = known.get("untrained") or retrieval_figures(*load_pair(args), data.dev, data.passages)
+    before: dict[str, float] = known.get("untrained", {})
+    if not before and not args.times_only:
+        before = retrieval_figures(*load_pair(args), data.dev, data.passages)
     longest: dict[str, float] = {}
     result = result_of(args, runs, before)
     for seed in args.seeds:
@@ -205,10 +226,12 @@ def main() -> None:
             begun = time.monotonic()
             with tempfile.TemporaryDirectory() as scratch:
                 seconds, encoders = TRAINERS[side](args, data, seed, scratch)
-            figures = retrieval_figures(*encoders, data.dev, data.passages)
+            figures = {}
+            if not args.times_only:
+                figures = retrieval_figures(*encoders, data.dev, data.passages)
             longest[side] = time.monotonic() - begun
             row = {"side": side, "seed": seed, "timed": args.timed, "seconds": round(seconds, 2)}
-            runs.append(row | {name: round(figures[name], 4) for name in SHOWN})
+            runs.append(row | {name: round(figures[name], 4) for name in figures if name in SHOWN})
             print(runs[-1], flush=True)
             result = result_of(args, runs, before)
             if output:
@@ -216,7 +239,11 @@ def main() -> None:
     side_by_side.finish(result)
 
 
-TRAINERS: dict[str, Callable[..., tuple[float, Any]]] = {"plain": train_plain, "ours": train_ours}
+TRAINERS: dict[str, Callable[..., tuple[float, Any]]] = {
+    "plain": train_plain,
+    "ours": train_ours,
+    "mined": train_mined,
+}
 
 if __name__ == "__main__":
     main()

@@ -32,7 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 SYNTHETIC_LENGTH = 115  # BART tokens of a passage of 100 words
 PAD, BOS, EOS = 1, 0, 2
 Result = TypeVar("Result")
-VERSIONS = ("torch", "transformers", "numpy", "datasets", "faiss-cpu")
+VERSIONS = ("torch", "transformers", "numpy", "datasets", "faiss-cpu", "sentence-transformers")
 
 
 def make_parser(description: str, *, has_network: bool = True) -> argparse.ArgumentParser:

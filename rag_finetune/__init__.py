@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from rag_finetune.retrieval.retriever import RagIndexRetriever
     from rag_finetune.training.arguments import RagTrainingArguments
     from rag_finetune.training.rag_trainer import RagTrainer
+    from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
+    from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
 __all__ = [
     "RagIndexRetriever",
     "RagTrainer",
     "RagTrainingArguments",
+    "RetrieverTrainer",
+    "RetrieverTrainingArguments",
     "TrainingQuestions",
     "__version__",
     "assemble_rag",
@@ -55,6 +59,8 @@ _MODULES = {
     "RagIndexRetriever": "retrieval.retriever",
     "RagTrainer": "training.rag_trainer",
     "RagTrainingArguments": "training.arguments",
+    "RetrieverTrainer": "training.retriever_trainer",
+    "RetrieverTrainingArguments": "training.retriever_arguments",
     "TrainingQuestions": "data.qa",
     "assemble_rag": "rag.assemble",
     "build_index": "index.build",

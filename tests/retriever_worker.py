@@ -23,12 +23,18 @@ def run(folder: Path, **options: Any) -> None:
     trainer.compute_loss(model, batch, num_items_in_batch=len(BATCH)).backward()
     found = {name: p.grad.clone() for name, p in trainer.biencoder.named_parameters()}
     torch.save(found, folder / f"gradients{rank}of{world}.pt")
-    figures = trainer.evaluate()
+    trained = tiny_retriever.make_trainer(
+        folder / f"of{world}", max_steps=2, per_device_train_batch_size=8 // world, **options
+    )
+    trained.train()
+    figures = trained.evaluate()
+    trained.finish({})
     if rank == 0:
-        known = {name: value for name, value in figures.items() if "@" in name}
-        (folder / f"figures{world}.json").write_text(json.dumps({"world_size": world} | known))
-    trainer.model_wrapped = model
-    trainer.end()
+        steps = [entry for entry in trained.state.log_history if "grad_norm" in entry]
+        found = {name: [entry[name] for entry in steps] for name in ("loss", "grad_norm")}
+        found |= {name: value for name, value in figures.items() if "@" in name}
+        (folder / f"figures{world}.json").write_text(json.dumps({"world_size": world} | found))
+    trained.end()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_dpr_files_bring_their_positives_and_hard_negatives(inputs):
     ("more", "message"),
     [
         (["--n_negatives", "1"], "no question has any"),
-        (["--tied", "false"], "is a DPR question encoder. Give its --context_encoder"),
+        (["--tied", "false"], "is a DPR question encoder. Give its --context_encoder, or --tied"),
         (["--temperature", "0"], "temperature must be a number above 0"),
         (["--train_file", "nowhere.json"], "nowhere.json: expected a file"),
     ],

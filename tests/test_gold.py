@@ -12,7 +12,7 @@ from rag_finetune.data.qa_fields import context_id
 from rag_finetune.data.qa_formats import iter_contexts
 from rag_finetune.index import gold
 from rag_finetune.index.build import build_index
-from rag_finetune.index.gold import resolve_positives
+from rag_finetune.index.gold import Passages, resolve_positives
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
 LONG = " ".join(f"word{i}" for i in range(10))
@@ -192,3 +192,17 @@ def test_an_index_of_the_contexts_has_the_ids_of_the_questions(tmp_path, recwarn
     questions = load_questions(path, keep_unanswerable=True)
     assert resolve_positives(questions, index)["positive_ids"][:] == questions["positive_ids"][:]
     assert not recwarn.list
+
+
+def test_passages_that_are_in_no_index_yet_are_searched_alike(tmp_path):
+    known = Dataset.from_list(
+        [{"id": "7", "document_id": "7", "title": "", "text": "Ada built  it."}]
+    )
+    row = {"id": "q", "question": "Who?", "answers": ["Ada"], "positive_ids": ["x"]}
+    gold = [{"title": "Harbour", "text": "Ada built it."}]
+    questions = Dataset.from_list([{**row, "positive_passages": gold}])
+    found = resolve_positives(questions, Passages(known, "files.tsv"))
+    assert found["positive_ids"][:] == [["7"]]
+    missing = Dataset.from_list([{**row, "positive_passages": []}])
+    with pytest.warns(UserWarning, match="document_id of a passage of files.tsv, such as 'x'"):
+        resolve_positives(missing, Passages(known, "files.tsv"))

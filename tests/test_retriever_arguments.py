@@ -17,6 +17,7 @@ from rag_finetune.training.retriever_options import REFUSED
         ({"n_negatives": -1}, "n_negatives must be at least 0"),
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, "needs evaluations"),
         ({"activation_checkpointing": True}, "grad_cache_chunk recomputes"),
+        ({"train_sampling_strategy": "group_by_length"}, "of like length anyway"),
         ({"label_smoothing_factor": 0.1}, "the loss is contrastive"),
     ],
 )

@@ -6,6 +6,12 @@ import torch
 
 from rag_finetune.training.token_rows import TokenRows
 
+
+def encoded(encoder, ids):
+    with torch.no_grad():
+        return encoder.forward([ids])[0]
+
+
 ROWS = [{"input_ids": [2, 5, 3]}, {"input_ids": [2, 5, 6, 7, 3]}, {"input_ids": [2, 3]}]
 
 
@@ -33,7 +39,9 @@ def test_vectors_are_those_that_the_encoder_gives_titles_and_types_included():
         row["token_type_ids"] = [0] * 3 + [1] * (len(row["input_ids"]) - 3)
     rows = TokenRows(ids, context.tokenizer.pad_token_id)
     batch = rows.batch([3, 0, 7])
-    found = torch.cat([context.model(**part)[0] for part in batch["parts"]])[batch["order"]]
+    with torch.no_grad():
+        parts = [context.model(**part)[0] for part in batch["parts"]]
+    found = torch.cat(parts)[batch["order"]]
     for vector, row in zip(found, (3, 0, 7), strict=True):
-        expected = context.forward([ids[row]])[0]
-        assert torch.allclose(vector.detach(), torch.tensor(expected), atol=1e-6)
+        expected = encoded(context, ids[row])
+        assert torch.allclose(vector, torch.tensor(expected), atol=1e-6)

@@ -1,7 +1,6 @@
 """`rag-finetune train-retriever`: train question and context encoder by contrast."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import add_question_flags, require_positive, training_flags
@@ -120,9 +119,9 @@ def main(argv: list[str]) -> int:
 
 def _load_encoders(data: argparse.Namespace) -> "tuple[TextEncoder, TextEncoder, bool]":
     """Both encoders, and whether they are one network."""
-    from transformers import DPRQuestionEncoder
-
+    from rag_finetune.encoders.conventions import folder_convention
     from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+    from rag_finetune.encoders.network import load_config
     from rag_finetune.training.biencoder import context_of, tie
 
     shared: dict[str, Any] = {"pooling": data.pooling, "normalize": data.normalize}
@@ -131,14 +130,14 @@ def _load_encoders(data: argparse.Namespace) -> "tuple[TextEncoder, TextEncoder,
     )
     tied = data.context_encoder is None if data.tied is None else data.tied
     source = data.context_encoder or data.question_encoder
-    is_dpr = isinstance(question.model, DPRQuestionEncoder)
-    if is_dpr and source == data.question_encoder and (Path(source) / "config.json").is_file():
-        context = context_of(question, data.max_length)
-        if not tied:
-            raise ValueError(
-                f"{source}: is a DPR question encoder. Give its --context_encoder too, or --tied."
-            )
-        return question, context, True
+    if source == data.question_encoder and folder_convention(source, "passage") is None:
+        # A DPR folder holds one encoder of the pair: it cannot be loaded as the other.
+        if load_config(source).model_type == "dpr":
+            if not tied:
+                raise ValueError(
+                    f"{source}: is a DPR question encoder. Give its --context_encoder, or --tied."
+                )
+            return question, context_of(question, data.max_length, data.passage_prefix or ""), True
     context = load_context_encoder(source, data.max_length, prefix=data.passage_prefix, **shared)
     if tied:
         tie(question, context)

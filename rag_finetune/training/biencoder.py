@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DPRContextEncoder, DPRQuestionEncoder
 
 from rag_finetune.encoders.pooled import PooledEncoder
+from rag_finetune.encoders.prefix import with_prefix
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.training.token_rows import TextBatch
 
@@ -84,9 +85,16 @@ def tie(question: TextEncoder, context: TextEncoder) -> None:
         )
 
 
-def context_of(question: TextEncoder, max_length: int) -> TextEncoder:
-    """A context encoder that shares the network of a DPR question encoder."""
-    model: Any = DPRContextEncoder(question.model.config)
-    model.ctx_encoder = question.model.question_encoder
-    most = min(max_length, question.model.config.max_position_embeddings)
-    return TextEncoder(model.eval(), question.tokenizer, most, question.name)
+def context_of(question: TextEncoder, max_length: int, prefix: str = "") -> TextEncoder:
+    """A context encoder that shares the network of a DPR question encoder.
+
+    Args:
+        question: the question encoder.
+        max_length: tokens of a passage at most.
+        prefix: what stands in front of every passage; that of the questions is theirs alone.
+    """
+    ours: Any = question.model
+    model: Any = DPRContextEncoder(ours.config)
+    model.ctx_encoder = ours.question_encoder
+    most = min(max_length, ours.config.max_position_embeddings)
+    return TextEncoder(model.eval(), with_prefix(question.tokenizer, prefix), most, question.name)

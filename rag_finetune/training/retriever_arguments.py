@@ -107,6 +107,11 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
             )
         if self.teacher is not None and not self.distillation_weight:
             raise ValueError("teacher goes with --distillation_weight, which is 0.")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: parts "
+                "of a batch are of like length anyway."
+            )
         if self.eval_strategy == "no":
             for name, is_set in (
                 ("early_stopping_patience", self.early_stopping_patience is not None),

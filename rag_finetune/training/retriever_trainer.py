@@ -93,7 +93,7 @@ class RetrieverTrainer(Trainer):
             data_collator=RetrieverCollator(
                 examples, question_encoder, context_encoder, args.grad_cache_chunk
             ),
-            train_dataset=examples,  # type: ignore[arg-type]
+            train_dataset=examples,
             eval_dataset=eval_questions,
             **kwargs,
         )
@@ -140,7 +140,8 @@ class RetrieverTrainer(Trainer):
         passages = gather_rows(inputs["passage_rows"]).tolist()
         vectors = model(inputs["questions"], inputs["passages"])
         with torch.autocast(vectors[0].device.type, enabled=False):
-            losses = self._losses(*(part.float() for part in vectors), rows, positives, passages)
+            asked, candidates = (part.float() for part in vectors)
+            losses = self._losses(asked, candidates, rows, positives, passages)
         loss = losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
         loss = loss * self.accelerator.num_processes  # DDP averages gradients
         return (loss, {"vectors": vectors}) if return_outputs else loss
@@ -225,7 +226,8 @@ class RetrieverTrainer(Trainer):
         if questions is None or self.passages is None:
             raise ValueError("Evaluation needs eval_questions and passages.")
         start = time.time()
-        figures = retrieval_figures(*self.encoders.values(), questions, self.passages)
+        question_encoder, context_encoder = self.encoders.values()
+        figures = retrieval_figures(question_encoder, context_encoder, questions, self.passages)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         metrics |= speed_metrics(metric_key_prefix, start, len(questions))
         self.log(metrics)
@@ -244,7 +246,8 @@ class RetrieverTrainer(Trainer):
         save_encoders(self.encoders, folder, self.scale)
         length = self.encoders["context_encoder"].max_length
         encoder = load_context_encoder(str(folder / "context_encoder"), length)
-        encoder.model.to(self.args.device)
+        network: Any = encoder.model
+        network.to(self.args.device)
         build_index(self.passages, encoder, folder / "index", passage_words=passage_words)
 
     def finish(self, metrics: Mapping[str, float]) -> None:
