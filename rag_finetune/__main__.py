@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "hold a fine-tuned model against its start and against what needs no training",
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
+    "train-reranker": "train a cross-encoder to put the gold passage first",
     "mine-negatives": "find passages that mislead, to train a retriever or a reranker on",
     "tune-retrieval": "choose on a file of questions how an index is searched",
     "doctor": "show what is installed and what is known not to work",

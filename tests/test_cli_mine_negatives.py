@@ -8,7 +8,6 @@ from tiny_job import error_of, ok, tiny_job, usage_error_of
 
 from rag_finetune.data.candidates import load_candidates
 from rag_finetune.data.qa import load_questions
-from rag_finetune.index.lexical import build_lexical
 
 FACTS = tiny_rag.facts()
 
@@ -19,9 +18,7 @@ def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine") / "index"
     words = ["--passages", tiny_job() / "passages.jsonl"]
     words += ["--context_encoder", tiny_job() / "parts/context_encoder"]
-    ok("index", *words, "--output_dir", folder)
-    texts = [f"{fact['title']} {fact['text']}" for fact in FACTS]
-    build_lexical(texts, folder / "bm25", "bm25")
+    ok("index", *words, "--lexical", "bm25", "--output_dir", folder)
     return folder
 
 
@@ -78,7 +75,7 @@ def test_a_file_that_is_there_is_not_overwritten_unless_asked_to(index, tmp_path
 
 def test_a_run_that_fails_leaves_no_file(tmp_path):
     error = error_of(*words_of(tiny_job() / "index", tmp_path / "mined.json"))
-    assert "no index by words" in error
+    assert "expected an index by bm25, found vectors only. Add it:" in error
     assert not list(tmp_path.iterdir())
 
 

@@ -35,16 +35,7 @@ def make_mine_negatives_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train_file", required=True, help="questions with gold passages")
     add_question_flags(parser)
     parser.add_argument("--output_file", required=True, help="the JSON file to write")
-    parser.add_argument(
-        "--retrieval",
-        nargs="+",
-        choices=RETRIEVALS,
-        default=["bm25"],
-        help="searches whose candidates are taken, in turns",
-    )
-    parser.add_argument("--question_encoder", help="for dense: folder or Hub name")
-    parser.add_argument("--model_name_or_path", help=f"for dense, instead of it: {CHECKPOINT}")
-    add_encoder_flags(parser)
+    add_search_flags(parser)
     parser.add_argument("--n_negatives", type=int, default=10, help="of each question at most")
     parser.add_argument("--from_rank", type=int, default=1, help="first rank of a search")
     parser.add_argument("--to_rank", type=int, default=100, help="last rank of a search")
@@ -73,25 +64,48 @@ def make_mine_negatives_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str]) -> int:
-    """Run the command."""
-    parser = make_mine_negatives_parser()
-    args = parse(parser, argv)
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where negatives come from."""
+    parser.add_argument(
+        "--retrieval",
+        nargs="+",
+        choices=RETRIEVALS,
+        default=["bm25"],
+        help="searches whose passages may become negatives, in turns",
+    )
+    parser.add_argument("--question_encoder", help="for dense: folder or Hub name")
+    parser.add_argument("--model_name_or_path", help=f"for dense, instead of it: {CHECKPOINT}")
+    add_encoder_flags(parser)
+
+
+def check_search_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with code 2 where the flags do not go together.
+
+    Raises:
+        ValueError: encoder and index are known not to belong together.
+    """
     dense = "dense" in args.retrieval
     if dense is not (bool(args.question_encoder) is not bool(args.model_name_or_path)):
         parser.error(
             "--question_encoder or --model_name_or_path is for --retrieval dense: give one of them "
             "there, none otherwise"
         )
+    if args.question_encoder and args.index:
+        require_known_pair(args.question_encoder, args.index)
+    elif args.model_name_or_path:
+        require_usable_index(args.model_name_or_path, args.index)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    parser = make_mine_negatives_parser()
+    args = parse(parser, argv)
+    check_search_flags(parser, args)
     require_positive(args, "n_negatives", "from_rank", "to_rank")
     check_file(args.train_file)
     output = Path(args.output_file)
     if output.is_dir() or (output.exists() and not args.overwrite):
         raise FileExistsError(f"{output}: exists. Choose another file, or give --overwrite.")
-    if args.question_encoder:
-        require_known_pair(args.question_encoder, args.index)
-    elif dense:
-        require_usable_index(args.model_name_or_path, args.index)
 
     from rag_finetune.data.qa import load_questions
     from rag_finetune.files import write_json_list
@@ -123,9 +137,8 @@ def _load(args: argparse.Namespace) -> "NegativeMiner":
     from rag_finetune.retrieval.mining import NegativeMiner
     from rag_finetune.retrieval.rerank import load_reranker
 
-    of_encoder = encoder_options(args)
     index = open_index(args.index)
-    searchers = {name: _searcher(name, args, index, of_encoder) for name in args.retrieval}
+    searchers = load_searchers(args, index)
     reranker = None
     if args.reranker:
         reranker = load_reranker(args.reranker)
@@ -135,18 +148,24 @@ def _load(args: argparse.Namespace) -> "NegativeMiner":
     return NegativeMiner(index, searchers, reranker=reranker, **rules)
 
 
-def _searcher(
-    name: str, args: argparse.Namespace, index: "PassageIndex", of_encoder: dict[str, Any]
+def load_searchers(args: argparse.Namespace, index: "PassageIndex") -> "dict[str, Searcher]":
+    """The searches that the flags name."""
+    of_encoder = encoder_options(args)
+    return {
+        name: _dense(args, index, of_encoder) if name == "dense" else index.lexical(name)
+        for name in args.retrieval
+    }
+
+
+def _dense(
+    args: argparse.Namespace, index: "PassageIndex", of_encoder: dict[str, Any]
 ) -> "Searcher":
-    """A search by its name."""
+    """A search by vectors."""
     from rag_finetune.encoders.load import load_question_encoder
-    from rag_finetune.index.lexical import open_lexical
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
     from rag_finetune.retrieval.searchers import DenseSearcher
 
-    if name != "dense":
-        return open_lexical(index.folder / name)
     if args.question_encoder:
         encoder = load_question_encoder(args.question_encoder, **of_encoder)
     else:

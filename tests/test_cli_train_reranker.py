@@ -1,0 +1,69 @@
+"""`rag-finetune train-reranker`, run in this process."""
+
+import json
+
+import pytest
+import tiny_encoders
+from tiny_job import error_of, ok, tiny_job, usage_error_of
+from tiny_reranker import save_reranker
+
+from rag_finetune.retrieval.rerank import load_reranker
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A cross-encoder, an index of vectors and words, and mined negatives."""
+    folder = tmp_path_factory.mktemp("reranker")
+    save_reranker(folder / "reranker", std=0.1)
+    words = ["--passages", tiny_job() / "passages.jsonl"]
+    words += ["--context_encoder", tiny_job() / "parts/context_encoder"]
+    ok("index", *words, "--lexical", "bm25", "--output_dir", folder / "index")
+    words = ["--index", folder / "index", "--train_file", tiny_job() / "train.json"]
+    ok("mine-negatives", *words, "--output_file", folder / "mined.json")
+    return folder
+
+
+def words_of(inputs, output, train_file, *more):
+    words = ["--reranker", inputs / "reranker", "--train_file", train_file]
+    words += ["--output_dir", output, "--max_steps", 2, "--use_cpu", "--warmup_steps", 0]
+    return ["train-reranker", *words, "--learning_rate", "1e-2", "--disable_tqdm", "true", *more]
+
+
+def test_it_trains_on_mined_negatives_and_leaves_a_cross_encoder(inputs, tmp_path):
+    words = words_of(inputs, tmp_path / "run", inputs / "mined.json")
+    done = ok(*words, "--validation_file", inputs / "mined.json", "--eval_strategy", "steps")
+    assert "20 questions to train on, 20 to validate on; 1 process(es)." in done.out
+    assert "finished after 2 steps" in done.out
+    assert json.loads((tmp_path / "run/train_results.json").read_text())["train_loss"] > 0
+    assert load_reranker(str(tmp_path / "run")).score([("a", "b")]).shape == (1,)
+
+
+def test_negatives_come_from_the_index_where_the_file_has_none(inputs, tmp_path):
+    words = words_of(inputs, tmp_path / "run", tiny_job() / "train.json")
+    error = error_of(*words)
+    assert "has no hard_negative_ctxs. Give an --index" in error
+    done = ok(*words, "--index", inputs / "index")
+    assert "20 questions to train on, 0 to validate on" in done.out
+
+
+def test_an_encoder_gets_a_classifier(inputs, tmp_path):
+    bare = tiny_encoders.save_bare(tmp_path / "bare")
+    words = words_of(inputs, tmp_path / "run", inputs / "mined.json", "--reranker", bare)
+    ok(*words)
+    assert load_reranker(str(tmp_path / "run")).model.config.num_labels == 1
+
+
+def test_a_run_goes_on_and_a_folder_is_not_overwritten(inputs, tmp_path):
+    words = words_of(inputs, tmp_path / "run", inputs / "mined.json", "--save_steps", 1)
+    words += ["--save_strategy", "steps"]
+    ok(*words)
+    assert "already exists" in error_of(*words)
+    done = ok(*words, "--resume_from_checkpoint", "latest", "--max_steps", 3)
+    assert "finished after 3 steps" in done.out
+
+
+def test_wrong_usage_is_told(inputs, tmp_path):
+    words = words_of(inputs, tmp_path / "run", inputs / "mined.json")
+    assert "--retrieval dense" in usage_error_of(*words, "--question_encoder", "x")
+    assert "nowhere.json: expected a file" in error_of(*words, "--train_file", "nowhere.json")
+    assert "--n_negatives" in ok("train-reranker", "--help").out
