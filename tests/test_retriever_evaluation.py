@@ -5,7 +5,7 @@ import pytest
 import tiny_rag
 import tiny_retriever
 
-from rag_finetune.evaluation.evaluate import evaluate_retrieval
+from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
 from rag_finetune.index.build import build_index
 from rag_finetune.training import retriever_evaluation
 from rag_finetune.training.retriever_evaluation import exact_search, retrieval_figures

@@ -1,7 +1,7 @@
 import pytest
 import tiny_rag
 
-from rag_finetune.evaluation.evaluate import evaluate_retrieval
+from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
 from rag_finetune.evaluation.run_file import evaluate_run
 from rag_finetune.index.store import PassageIndex
 

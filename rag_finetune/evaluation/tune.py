@@ -141,7 +141,8 @@ class _Judge:
         for row, passage in zip(new.tolist(), self._index.passages_at(new), strict=True):
             self._passages[row] = passage
         hits = [[self._hit(n, row) for row in found] for n, found in enumerate(rows.tolist())]
-        return retrieval_metrics(hits, KS)
+        every = retrieval_metrics(hits, KS)
+        return {name: every[name] for name in METRICS}
 
     def _hit(self, question: int, row: int) -> bool:
         if row < 0:
