@@ -8,6 +8,7 @@ import pytest
 import tiny_encoders
 import tiny_rag
 from tiny_job import error_of, files_under, learnt_checkpoint, ok, tiny_job, usage_error_of
+from tiny_reranker import save_reranker
 from tiny_words import words_job
 
 METRICS = set(
@@ -355,3 +356,22 @@ def test_a_way_that_the_index_lacks_is_an_error_and_no_other_is_taken(tmp_path):
     assert "needs bm25, but" in error_of(*words, "--retrieval", "bm25")
     assert "needs bm25, but" in error_of(*words, "--lexical_prior", "0.5")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_reranker_orders_the_passages_and_leaves_their_scores(tmp_path):
+    words = evaluate_words(tmp_path / "plain")
+    ok(*words, "--retrieval_only")
+    reranked = ["--reranker", save_reranker(tmp_path / "reranker"), "--rerank_top", 20]
+    ok(*evaluate_words(tmp_path / "alone"), "--retrieval_only", *reranked)
+    ok(*evaluate_words(tmp_path / "whole"), *reranked)
+    rows = [predictions_in(tmp_path / name) for name in ("plain", "alone", "whole")]
+    orders = [[[p["id"] for p in row["passages"]] for row in found] for found in rows]
+    assert orders[0] != orders[1]
+    assert [ids[:5] for ids in orders[1]] == [ids[:5] for ids in orders[2]]
+    for plain, alone in zip(*rows[:2], strict=True):  # q·d, whatever the order
+        of_plain, of_alone = (
+            {p["id"]: p["score"] for p in row["passages"]} for row in (plain, alone)
+        )
+        assert of_alone == pytest.approx(of_plain, rel=1e-5)
+    figures = [metrics_in(tmp_path / name)["recall@1"] for name in ("plain", "alone", "whole")]
+    assert figures[0] != figures[1] == figures[2]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_rag
 from tiny_job import error_of, learnt_checkpoint, ok, tiny_job, usage_error_of
+from tiny_reranker import save_reranker
 from tiny_words import words_job
 
 from rag_finetune.cli.predict import read_questions
@@ -219,3 +220,14 @@ def test_a_prior_changes_the_scores_of_passages(tmp_path):
         for one, two in zip(plain["passages"], prior["passages"], strict=True)
     ]
     assert gains == sorted(gains, reverse=True) and gains[-1] > 0
+
+
+def test_a_reranker_chooses_what_is_read(tmp_path):
+    questions = text_file(tmp_path, *QUESTIONS[:4])
+    plain = rows_of(ok(*predict_words(questions), "--n_docs", 20))
+    words = ["--reranker", save_reranker(tmp_path / "reranker"), "--n_docs", 3]
+    for row, whole in zip(rows_of(ok(*predict_words(questions), *words)), plain, strict=True):
+        known = {passage["id"]: passage["score"] for passage in whole["passages"]}
+        assert len(row["passages"]) == 3 and row["passages"] != whole["passages"][:3]
+        for passage in row["passages"]:  # by q·d, of those kept
+            assert passage["score"] == pytest.approx(known[passage["id"]], rel=1e-4)

@@ -5,12 +5,14 @@ import re
 import pytest
 import tiny_rag
 from tiny_job import error_of, ok, tiny_job, usage_error_of
+from tiny_reranker import save_reranker
 from tiny_words import words_job
 from transformers import DPRQuestionEncoder
 
 from rag_finetune.cli.search import results_table
 from rag_finetune.encoders.load import load_question_encoder
 from rag_finetune.index.store import open_index
+from rag_finetune.retrieval.rerank import load_reranker, passage_text
 
 ADA = "what is the house of ada ?"
 ROW = re.compile(r"^ *(\d+) +(-?\d+\.\d{4})  (\S+) +(house of \w+)  +the house of .*$")
@@ -174,3 +176,21 @@ def test_a_way_that_the_index_lacks_is_an_error():
     assert "needs vectors, but" in error and "has bm25 and tfidf only" in error
     usage = usage_error_of("search", ADA, "--index", words_job() / "full", "--retrieval", "hybrid")
     assert "--question_encoder --model_name_or_path is required" in usage
+
+
+def test_a_reranker_puts_the_first_passages_in_its_order(tmp_path):
+    name = save_reranker(tmp_path)
+    plain = [row[2] for row in tables_of(ok("search", ADA, *encoder_words(), "--k", 6).out)[0][1]]
+    words = [*encoder_words(), "--reranker", name, "--rerank_top", 6, "--k", 6]
+    ((_, rows),) = tables_of(ok("search", ADA, *words).out)
+    passages = {row["id"]: row for row in open_index(tiny_job() / "index").passages.to_list()}
+    pairs = [(ADA, passage_text(passages[row_id])) for row_id in plain]
+    logits = dict(zip(plain, load_reranker(name).score(pairs).tolist(), strict=True))
+    expected = sorted(plain, key=lambda row_id: -logits[row_id])
+    assert [row[2] for row in rows] == expected != plain
+    assert [float(row[1]) for row in rows] == pytest.approx(sorted(logits.values())[::-1], abs=1e-4)
+
+
+def test_rerank_top_without_a_reranker_is_an_error():
+    error = error_of("search", ADA, *encoder_words(), "--rerank_top", 6)
+    assert "--rerank_top says how many passages --reranker looks at" in error

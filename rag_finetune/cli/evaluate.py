@@ -13,11 +13,13 @@ from rag_finetune.cli.flags import (
     add_encoder_flags,
     add_probe_flag,
     add_question_flags,
+    add_reranker_flags,
     add_retrieval_flags,
     best_device,
     decoding_options,
     encoder_options,
     require_positive,
+    with_reranker,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.files import check_file
@@ -64,6 +66,7 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
         "the same passages, also by the answers in their texts",
     )
     add_retrieval_flags(parser)
+    add_reranker_flags(parser)
     add_probe_flag(parser)
     add_bool(
         parser, "overwrite", False, "replace the evaluation that --output_dir holds, and --run_file"
@@ -115,8 +118,10 @@ def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.from_run:
         if args.model_name_or_path or args.question_encoder or args.run_file:
             parser.error("--from_run does not search: leave out encoder, checkpoint and --run_file")
-        if args.n_docs:
-            parser.error("--n_docs is for searching: --from_run measures all that the run holds")
+        if args.n_docs or args.reranker:
+            parser.error(
+                "--n_docs and --reranker are for searching: --from_run measures all that it holds"
+            )
         return
     if args.question_encoder and not (args.retrieval_only and args.index):
         parser.error("--question_encoder goes with --retrieval_only and --index")
@@ -160,6 +165,7 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
     from rag_finetune.data.trec import check_ids
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
+    from rag_finetune.retrieval.search import Searcher
 
     if args.from_run:
         return _evaluate_run(args)
@@ -172,7 +178,10 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
         n_docs = {} if args.n_docs is None else {"n_docs": args.n_docs}
         if encoder is not None and way.by_vectors:
             _probe(args, encoder, index, questions)
-        return evaluate_retrieval(encoder, index, questions, progress=True, retrieval=way, **n_docs)
+        searcher = with_reranker(Searcher(index, way), args)
+        return evaluate_retrieval(
+            encoder, index, questions, progress=True, searcher=searcher, **n_docs
+        )
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
 
@@ -187,6 +196,7 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
     encoder, index = question_encoder_of(rag, args.max_question_length), rag.retriever.index
     if index.manifest.has_vectors:
         _probe(args, encoder, index, questions)
+    rag.retriever.searcher = with_reranker(rag.retriever.searcher, args)
     if not args.retrieval_only:
         return evaluate_rag(rag, questions, progress=True, **options)
     return evaluate_retrieval(
@@ -195,7 +205,7 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
         questions,
         n_docs=args.n_docs or rag.retriever.n_docs,
         progress=True,
-        retrieval=rag.retriever.searcher.retrieval,
+        searcher=rag.retriever.searcher,
     )
 
 

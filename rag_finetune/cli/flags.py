@@ -6,7 +6,7 @@ from typing import Any
 
 from rag_finetune.cli.parsing import add_bool, split_config
 from rag_finetune.cli.recipe import read_recipe, recipe_keys
-from rag_finetune.retrieval.way import WAYS
+from rag_finetune.retrieval.way import RERANK_TOP, WAYS
 
 CHECKPOINT = "checkpoint folder that `assemble` or `train` left, or a Hub name"
 
@@ -59,6 +59,43 @@ def add_retrieval_flags(parser: argparse._ActionsContainer, *, prior: bool = Tru
             help="λ of p(z|x) = softmax(q·d + λ × score by words); default: the checkpoint's own, "
             "or 0 (for an index without vectors 1)",
         )
+
+
+def add_reranker_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of a cross-encoder that puts in order what was found."""
+    parser.add_argument(
+        "--reranker",
+        metavar="M",
+        help="folder or Hub name of a cross-encoder, which chooses among the first passages found",
+    )
+    parser.add_argument(
+        "--rerank_top",
+        type=int,
+        metavar="L",
+        help=f"passages of a question that --reranker looks at; default: {RERANK_TOP}",
+    )
+
+
+def with_reranker(searcher: Any, args: argparse.Namespace) -> Any:
+    """A searcher, its first passages put in order by --reranker where that is given.
+
+    Raises:
+        ValueError: there is --rerank_top without it, or it is no cross-encoder.
+        OSError: it cannot be read.
+    """
+    if not args.reranker:
+        if args.rerank_top is not None:
+            raise ValueError("--rerank_top says how many passages --reranker looks at: give that.")
+        return searcher
+
+    from rag_finetune.retrieval.rerank import load_reranker
+    from rag_finetune.retrieval.reranked import RerankedSearcher
+
+    reranker = load_reranker(args.reranker)
+    network: Any = reranker.model
+    network.to(best_device())
+    top = RERANK_TOP if args.rerank_top is None else args.rerank_top
+    return RerankedSearcher(searcher, reranker, top)
 
 
 def add_encoder_flags(parser: argparse._ActionsContainer) -> None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rag_finetune.cli.flags import (
     CHECKPOINT,
     add_decoding_flags,
+    add_reranker_flags,
     add_retrieval_flags,
     best_device,
     decoding_options,
     require_positive,
+    with_reranker,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.rag.index_choice import require_usable_index
@@ -40,6 +42,7 @@ def make_predict_parser() -> argparse.ArgumentParser:
     )
     add_decoding_flags(parser)
     add_retrieval_flags(parser)
+    add_reranker_flags(parser)
     parser.add_argument(
         "--num_return_sequences", type=int, default=1, help="answers a question, best first"
     )
@@ -74,6 +77,8 @@ def main(argv: list[str]) -> int:
         lexical_prior=args.lexical_prior,
     )
     rag.model.to(best_device())
+    assert rag.retriever is not None  # load_rag gives one
+    rag.retriever.searcher = with_reranker(rag.retriever.searcher, args)
     if args.do_sample is not None:
         options["do_sample"] = args.do_sample
     options["num_return_sequences"] = args.num_return_sequences

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from rag_finetune.cli.flags import (
     CHECKPOINT,
     add_encoder_flags,
+    add_reranker_flags,
     add_retrieval_flags,
     best_device,
     encoder_options,
     require_positive,
+    with_reranker,
 )
 from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
@@ -18,6 +20,7 @@ from rag_finetune.retrieval.way import LEXICAL
 
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
+    from rag_finetune.retrieval.reranked import RerankedSearcher
     from rag_finetune.retrieval.search import Searcher
 
 
@@ -31,6 +34,7 @@ def make_search_parser() -> argparse.ArgumentParser:
     encoder.add_argument("--model_name_or_path", help=CHECKPOINT)
     add_encoder_flags(parser)
     add_retrieval_flags(parser, prior=False)
+    add_reranker_flags(parser)
     parser.add_argument("--k", type=int, default=5, help="passages to show")
     return parser
 
@@ -53,6 +57,7 @@ def main(argv: list[str]) -> int:
     else:
         require_usable_index(args.model_name_or_path, args.index)
     encoder, searcher = _load(args)
+    searcher = with_reranker(searcher, args)
     index, vectors = searcher.index, None
     if encoder is not None and searcher.retrieval.by_vectors:
         encoder.model.to(best_device())
@@ -90,7 +95,7 @@ def _shorten(text: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
-def _load(args: argparse.Namespace) -> tuple["TextEncoder | None", "Searcher"]:
+def _load(args: argparse.Namespace) -> tuple["TextEncoder | None", "Searcher | RerankedSearcher"]:
     """The question encoder and the index that the flags name, and the way to search it."""
     from rag_finetune.encoders.load import load_question_encoder
     from rag_finetune.index.store import open_index

@@ -11,6 +11,7 @@ from rag_finetune.evaluation.measure import Evaluated
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.scoring import mask_missing, score_passages
+from rag_finetune.retrieval.reranked import RerankedSearcher
 from rag_finetune.retrieval.search import Searcher, clamp_n_docs
 from rag_finetune.retrieval.way import Retrieval
 
@@ -25,6 +26,7 @@ def evaluate_retrieval(
     n_docs: int = 5,
     progress: bool = False,
     retrieval: Retrieval | None = None,
+    searcher: Searcher | RerankedSearcher | None = None,
 ) -> Evaluation:
     """Measure retrieval alone, without a generator.
 
@@ -35,6 +37,7 @@ def evaluate_retrieval(
         n_docs: passages that a generator would read; recall is taken at it too, health over it.
         progress: show a bar.
         retrieval: how passages are found; None for the index's own way.
+        searcher: finds them in place of `retrieval`, as one with a cross-encoder does.
 
     Returns:
         Retrieval metrics, and the passages of each question as predictions; their scores are those
@@ -45,7 +48,7 @@ def evaluate_retrieval(
             searched so.
     """
     require_columns(questions)
-    searcher = Searcher(index, retrieval)
+    searcher = searcher or Searcher(index, retrieval)
     if encoder is None and searcher.retrieval.by_vectors:
         raise ValueError(
             f"{index.folder}: retrieval by {searcher.retrieval.describe()} needs a question "
@@ -64,14 +67,15 @@ def evaluate_retrieval(
     for start in range(0, len(questions), SEARCH_BLOCK):
         rows = slice(start, start + SEARCH_BLOCK)
         block = None if vectors is None else vectors[rows]
-        scores, doc_ids = searcher.search(block, texts[rows], depth)
+        _, doc_ids = searcher.search(block, texts[rows], depth)
         gathered, embeds = index.gather(doc_ids)
         found = iter(gathered)
         if block is not None:
             prior = searcher.prior_scores(texts[rows], doc_ids)
             scores = _scores(block, embeds, doc_ids, prior)
         else:
-            weighed = torch.from_numpy(scores) * (searcher.prior_weight or 1.0)
+            words = index.lexical(searcher.retrieval.kind).scores_at(texts[rows], doc_ids)
+            weighed = torch.from_numpy(words) * (searcher.prior_weight or 1.0)
             scores = mask_missing(weighed, torch.from_numpy(doc_ids)).numpy()
         for offset, row_scores in enumerate(scores.tolist()):
             passages = [{**next(found), "score": score} for score in row_scores]

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from rag_finetune.retrieval.rerank import Reranker
-
-TOP = 50  # passages that are looked at, where nothing is said
+from rag_finetune.retrieval.way import RERANK_TOP
 
 
 class RerankedSearcher:
@@ -22,7 +21,7 @@ class RerankedSearcher:
 
     by_words = True
 
-    def __init__(self, searcher: Any, reranker: Reranker, top: int = TOP) -> None:
+    def __init__(self, searcher: Any, reranker: Reranker, top: int = RERANK_TOP) -> None:
         """Join them.
 
         Args:

@@ -9,6 +9,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagR
 
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.retrieval.context_parts import Template, squeeze
+from rag_finetune.retrieval.reranked import RerankedSearcher
 from rag_finetune.retrieval.search import Searcher, clamp_n_docs, search_texts
 from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache, quick_state
 from rag_finetune.retrieval.way import Retrieval
@@ -28,7 +29,7 @@ class RagIndexRetriever(RagRetriever):
 
     Attributes:
         index: the opened index folder.
-        searcher: searches it by vectors, by words, or by both.
+        searcher: searches it by vectors, by words, or by both; another may take its place.
         asked: the questions of the next call, to search for by words; None to read them off its
             token ids, which may have lost something.
     """
@@ -76,7 +77,7 @@ class RagIndexRetriever(RagRetriever):
             index=index,
             init_retrieval=False,
         )
-        self.searcher = Searcher(index, retrieval)
+        self.searcher: Searcher | RerankedSearcher = Searcher(index, retrieval)
         self._caches: dict[tuple[Any, ...], TokenCache | None] = {}  # None: it cannot be made
 
     def clamp(self, n_docs: int | None) -> int:

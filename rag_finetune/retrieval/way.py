@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LEXICAL = ("bm25", "tfidf")
 WAYS = ("dense", *LEXICAL, "hybrid")
 FUSIONS = ("rrf", "weighted")
+RERANK_TOP = 50  # passages that a cross-encoder looks at, where nothing is said
 
 
 @dataclass(frozen=True)
