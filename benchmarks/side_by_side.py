@@ -103,7 +103,8 @@ def alternate(
         "all_seconds": {name: [round(v, 5) for v in found] for name, found in times.items()},
     }
     if {"ours", "plain"} <= set(sides):
-        result["ratio"] = round(medians["plain"] / medians["ours"], 3)
+        ratio = medians["plain"] / medians["ours"]
+        result["ratio"] = float(f"{ratio:.4g}")  # digits, not decimals: toy sizes go far below 1
     return result
 
 
