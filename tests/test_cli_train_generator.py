@@ -35,7 +35,10 @@ def test_the_whole_command_leaves_a_rag_checkpoint_whose_generator_moved(tmp_pat
     out = ok(*train_words(tmp_path, *words)).out
     assert "question_encoder" in out and "frozen" in out
     assert "Passages read in training: mixed" in out
-    start, trained = load_rag(tmp_path / "assembled"), load_rag(tmp_path / "trained")
+    start, trained = (
+        load_rag(tmp_path / "assembled", index=tmp_path / "index"),
+        load_rag(tmp_path / "trained"),
+    )
     before, after = start.model.state_dict(), trained.model.state_dict()
     equal = {name: bool((before[name] == after[name]).all()) for name in before}
     assert all(equal[name] for name in equal if "question_encoder" in name)
