@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from rag_finetune.rag.generation import generate_answers
     from rag_finetune.retrieval.retriever import RagIndexRetriever
     from rag_finetune.training.arguments import RagTrainingArguments
+    from rag_finetune.training.generator_arguments import GeneratorTrainingArguments
+    from rag_finetune.training.generator_trainer import GeneratorTrainer
     from rag_finetune.training.rag_trainer import RagTrainer
     from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
     from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
 __all__ = [
+    "GeneratorTrainer",
+    "GeneratorTrainingArguments",
     "RagIndexRetriever",
     "RagTrainer",
     "RagTrainingArguments",
@@ -56,6 +60,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "GeneratorTrainer": "training.generator_trainer",
+    "GeneratorTrainingArguments": "training.generator_arguments",
     "RagIndexRetriever": "retrieval.retriever",
     "RagTrainer": "training.rag_trainer",
     "RagTrainingArguments": "training.arguments",

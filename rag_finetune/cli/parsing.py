@@ -114,7 +114,9 @@ def add_bool(
     )
 
 
-def add_dataclass_options(parser: argparse._ActionsContainer, cls: type) -> None:
+def add_dataclass_options(
+    parser: argparse._ActionsContainer, cls: type, without: Collection[str] = ()
+) -> None:
     """Add a flag for each field of a dataclass.
 
     A field's type may be str, int, float, bool, a list of one of these, or any of them or None;
@@ -123,10 +125,11 @@ def add_dataclass_options(parser: argparse._ActionsContainer, cls: type) -> None
     Args:
         parser: the parser, or a group of it.
         cls: the dataclass; `cls(**vars(namespace))` is for the caller to do.
+        without: fields that get none.
     """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        if not field.init:
+        if not field.init or field.name in without:
             continue
         kind, is_list = _kind(hints[field.name])
         default, required = _default(field)

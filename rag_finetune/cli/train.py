@@ -5,16 +5,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import (
-    CHECKPOINT,
-    add_probe_flag,
-    add_question_flags,
-    add_retrieval_flags,
-    peek,
-    require_positive,
-    training_flags,
+from rag_finetune.cli.flags import peek, require_positive, training_flags
+from rag_finetune.cli.parsing import parse_known
+from rag_finetune.cli.rag_training import (
+    END_TO_END,
+    Training,
+    load_class,
+    make_help_parser,
+    make_train_parser,
 )
-from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index, right_encoder
 from rag_finetune.training.resume import LATEST, check_resumable, latest_checkpoint
@@ -28,90 +27,29 @@ if TYPE_CHECKING:
 
 FEW = 20  # questions whose figures are mostly chance
 STOPPED_BY_SIGTERM = 143  # what a shell reports for it
-EPILOG = """\
-Transformers' own training flags are taken as well, such as --learning_rate, --num_train_epochs,
---max_steps, --per_device_train_batch_size, --gradient_accumulation_steps, --eval_strategy,
---save_strategy, --logging_steps, --report_to, --bf16, --seed; --help_all lists them.
-
-several processes:
-  accelerate launch --multi_gpu --num_processes 2 -m rag_finetune train --config recipe.yaml
-"""
 
 
-def make_train_parser() -> argparse.ArgumentParser:
-    """The flags of `train` that are not training arguments."""
-    parser = make_parser("train", "Fine-tune question encoder and generator end to end.", EPILOG)
-    parser.add_argument("--model_name_or_path", required=True, help=CHECKPOINT)
-    parser.add_argument(
-        "--model_type",
-        choices=("rag_sequence", "rag_token"),
-        help="head; default: the checkpoint's own",
-    )
-    parser.add_argument("--index", help="index folder; default: the checkpoint's own")
-    parser.add_argument("--train_file", required=True, help="questions to train on")
-    parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
-    parser.add_argument(
-        "--validation_split",
-        type=float,
-        default=0.1,
-        help="without --validation_file: share of the training questions held out for it, by "
-        "document where gold passages are known; 0 for none",
-    )
-    add_question_flags(parser)
-    parser.add_argument(
-        "--max_train_samples", type=int, help="train on the first so many questions"
-    )
-    parser.add_argument(
-        "--max_eval_samples", type=int, help="validate on the first so many questions"
-    )
-    add_retrieval_flags(parser)
-    add_probe_flag(parser)
-    add_bool(parser, "dry_run", False, "read the flags and the questions, and stop")
-    add_bool(parser, "help_all", False, "list Transformers' training flags too")
-    return parser
-
-
-def make_help_parser() -> argparse.ArgumentParser:
-    """The flags of `train` that --help shows: without Transformers', so that it is instant."""
-    from rag_finetune.training.options import RagOptions
-
-    parser = make_train_parser()
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--output_dir",
-        help="for the checkpoint, its index and the logs; default: trainer_output",
-    )
-    group.add_argument(
-        "--resume_from_checkpoint",
-        help=f"go on from a checkpoint folder; `{LATEST}`: the last one in --output_dir",
-    )
-    add_dataclass_options(group, RagOptions)
-    return parser
-
-
-def main(argv: list[str]) -> int:
+def main(argv: list[str], training: Training = END_TO_END) -> int:
     """Run the command."""
     if "-h" in argv or "--help" in argv:
-        make_help_parser().print_help()
+        make_help_parser(training).print_help()
         return 0
     if "--help_all" not in argv:
         named = peek(argv, "model_name_or_path", "index")
         if named["model_name_or_path"] is not None and "--dry_run" not in argv:
             require_usable_index(named["model_name_or_path"], named["index"])
-    from rag_finetune.training.arguments import RagTrainingArguments
-
-    training_parser = training_flags(RagTrainingArguments, make_train_parser())
+    training_parser = training_flags(load_class(training.arguments), make_train_parser(training))
     if "--help_all" in argv:
-        parser = make_help_parser()
+        parser = make_help_parser(training)
         parser.print_help()
-        ours = {action.dest for action in parser._actions}
+        ours = {*(action.dest for action in parser._actions), *training.without}
         for action in training_parser._actions:
             action.help = argparse.SUPPRESS if action.dest in ours else action.help
         print("\ntraining flags of Transformers:")
         print(training_parser.format_help().partition("options:")[2])
         return 0
     flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
-    data, rest = parse_known(make_train_parser(), argv, flags)
+    data, rest = parse_known(make_train_parser(training), argv, flags)
     _check_inputs(data)
     plain, _ = training_parser.parse_known_args(rest)
     train_questions, validation_questions = _load_questions(data, plain.eval_strategy != "no")
@@ -131,7 +69,8 @@ def main(argv: list[str]) -> int:
         return 0
     check_output(args)
     try:
-        return _train(data, args, train_questions, validation_questions)
+        trainer = load_class(training.trainer)
+        return _train(data, args, train_questions, validation_questions, trainer)
     except ImportError as error:  # what a flag needs, such as --optim, is not installed
         raise ValueError(str(error)) from error
     except TypeError as error:
@@ -203,12 +142,12 @@ def _train(
     args: "RagTrainingArguments",
     train_questions: "Dataset",
     validation_questions: "Dataset | None",
+    trainer_class: "type[RagTrainer]",
 ) -> int:
     """Load the model, train it, leave a finished folder."""
     from rag_finetune.evaluation.probe import require_better_than_chance
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
-    from rag_finetune.training.rag_trainer import RagTrainer
 
     rag = load_rag(
         data.model_name_or_path,
@@ -218,7 +157,7 @@ def _train(
         lexical_prior=data.lexical_prior,
     )
     try:
-        trainer = RagTrainer(rag, args, train_questions, validation_questions)
+        trainer = trainer_class(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
         raise ValueError(str(error)) from error
     say = print if trainer.is_world_process_zero() else say_nothing

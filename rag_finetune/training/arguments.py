@@ -42,6 +42,8 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     cannot work are refused by name. `label_smoothing_factor` is the ε of our losses.
     """
 
+    command = "train"  # of `rag-finetune`, for messages; no field
+
     learning_rate: float = field(default=3e-5, metadata={"help": "highest learning rate"})
     warmup_steps: float = field(
         default=0.1, metadata={"help": "steps of warm-up; below 1 a share of all steps"}
@@ -250,4 +252,4 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
 
     def _check_world(self) -> None:
         """Raise where a launcher's processes do not see each other; use one GPU of several."""
-        check_world(self, "train")
+        check_world(self, self.command)

@@ -31,7 +31,7 @@ class RagRetrieval(RagSaver):
         # What a thread of this process finds cannot be sent to or from another process.
         is_sent = self.args.dataloader_num_workers or self.accelerator.dispatch_batches
         if "question_encoder" in self.args.trainable or is_sent:
-            return super().get_train_dataloader()
+            return self._plain_train_dataloader()
         self.stop_background()
         collate: Any = self.data_collator
         self._background = BackgroundRetrieval(
@@ -39,9 +39,13 @@ class RagRetrieval(RagSaver):
         )
         self.data_collator = self._background
         try:
-            return super().get_train_dataloader()
+            return self._plain_train_dataloader()
         finally:
             self.data_collator = collate
+
+    def _plain_train_dataloader(self) -> DataLoader:
+        """Batches as the collator makes them."""
+        return super().get_train_dataloader()
 
     def _n_questions(self) -> int:
         """Questions that training will ask in this process, each as often as it does."""
