@@ -266,6 +266,10 @@ class TrainingQuestions:
             answer = self._draw(item, len(example["answers"]))
         return {"row": item, "question": example["question"], "target": example["answers"][answer]}
 
+    def question_of(self, item: int) -> int:
+        """The row of the question that an item asks."""
+        return self._items[item][0]
+
     def set_epoch(self, epoch: int) -> None:
         """Draw the targets of another epoch from now on; matters for target "random" only."""
         self.epoch = epoch

@@ -52,6 +52,8 @@ class TargetLosses:
     def watch(self) -> Iterator[None]:
         """Hook into the generator for one forward pass."""
         self._states = None
+        if self.seen is not None:
+            self.seen.clear()
         hooks = [self.generator.register_forward_pre_hook(_encode, with_kwargs=True)]
         if self.head is not None:
             hooks.append(self.head.register_forward_pre_hook(self._take))
