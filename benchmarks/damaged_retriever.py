@@ -1,7 +1,7 @@
 """Can the generator alone mend a damaged retriever? The starter model on the chemical elements.
 
-Noise is added to the weights of the starter's question encoder until recall@5 on the test questions
-is below 0.6. Then the question encoder alone is trained by what the generator thinks of the passages
+Noise is added to the weights of the starter's question encoder until recall@5 on the test is
+below 0.6. Then the question encoder alone is trained by what the generator thinks of passages
 (`rag-finetune train --retriever_loss lsr --likelihood_weight 0`), without gold passages; the
 generator is held against its bits from before. The last line is JSON.
 
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
     report["sound"] = figures(encoder, index, test)
     report["noise"] = round(damage(encoder, index, test, args.below, args.seed), 2)
     report["damaged"] = figures(encoder, index, test)
-    encoder.save_pretrained(output / "question_encoder")
+    encoder.save(output / "question_encoder")
     command(
         *("assemble", "--question_encoder", output / "question_encoder", "--generator"),
         *(starter / "generator", "--index", output / "index", "--output_dir", output / "assembled"),
