@@ -8,9 +8,10 @@ import torch
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
+from rag_finetune.metrics.health import FLAT
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
-from rag_finetune.rag.flatness import FLAT, passage_entropy, pseudo_questions
+from rag_finetune.rag.flatness import passage_entropy, pseudo_questions
 
 QUESTIONS = [fact["question"] for fact in tiny_rag.facts()]
 

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from rag_finetune.metrics.health import collapse_warnings, retrieval_health
+from rag_finetune.metrics.health import collapses, retrieval_health
 
 HEALTHY = {"distinct_passages": 0.6, "top1_frequency": 0.1, "doc_entropy": 0.7}
 
@@ -59,27 +59,40 @@ def test_no_question_is_an_error():
 
 
 def test_a_healthy_retriever_is_not_warned_about():
-    assert collapse_warnings(HEALTHY, 1000) == []
-    assert collapse_warnings({"distinct_passages": 1.0, "top1_frequency": 0.05}, 20) == []
+    assert collapses(HEALTHY, 1000) == collapses(HEALTHY, 1000, HEALTHY) == {}
+    assert collapses({"distinct_passages": 1.0, "top1_frequency": 0.05}, 20) == {}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("kind", "change", "message", "remedy"),
     [
-        ({"top1_frequency": 0.51}, "51% of the questions retrieve the same first passage"),
-        ({"distinct_passages": 0.049}, "only 4.9% of the passages that could be retrieved"),
-        ({"doc_entropy": 0.009}, "p(z|x) lies on one passage"),
+        ("same first", {"top1_frequency": 0.51}, "51% of the questions retrieve the same", "Lower"),
+        ("few", {"distinct_passages": 0.049}, "only 4.9% of the passages that could", "Lower"),
+        ("one", {"doc_entropy": 0.009}, "p(z|x) lies on one passage", "a smaller --scale"),
+        ("flat", {"doc_entropy": 0.951}, "p(z|x) is nearly flat (0.951", "a larger --scale"),
     ],
 )
-def test_each_kind_of_collapse_is_named(change, message):
-    (found,) = collapse_warnings(HEALTHY | change, 20)
-    assert found.startswith(message)
+def test_each_kind_of_collapse_is_named_with_what_to_try(kind, change, message, remedy):
+    found = collapses(HEALTHY | change, 20)
+    assert list(found) == [kind]
+    assert found[kind].startswith(message)
+    assert remedy in found[kind]
+
+
+def test_variety_that_falls_in_a_run_is_named_before_it_is_gone():
+    earlier = HEALTHY | {"distinct_passages": 0.8}
+    found = collapses(HEALTHY | {"distinct_passages": 0.39}, 20, earlier)
+    assert list(found) == ["fallen"]
+    assert "retrieve 39.0% of the passages that they could, and 80.0% earlier" in found["fallen"]
+    assert collapses(HEALTHY | {"distinct_passages": 0.41}, 20, earlier) == {}
+    assert collapses(HEALTHY | {"distinct_passages": 0.39}, 19, earlier) == {}
+    assert list(collapses(HEALTHY | {"distinct_passages": 0.04}, 20, earlier)) == ["few"]
 
 
 def test_few_questions_say_nothing_about_variety():
     collapsed = {"distinct_passages": 0.01, "top1_frequency": 1.0, "doc_entropy": 0.0}
-    assert len(collapse_warnings(collapsed, 19)) == 1
-    assert len(collapse_warnings(collapsed, 20)) == 3
+    assert len(collapses(collapsed, 19)) == 1
+    assert len(collapses(collapsed, 20)) == 3
 
 
 def test_where_nothing_is_found_there_is_no_commonest_passage():

@@ -26,6 +26,12 @@ def test_a_log_is_a_line_with_the_norm_of_each_part():
     assert log_line(one, 1, 2) == "step 1 of 2:  loss 2  gradient 3.21"
 
 
+def test_the_losses_that_make_up_the_loss_stand_behind_it():
+    logs = {"loss": 1.5, "grad_norm": 2.0, "loss_likelihood": 1.25, "loss_lsr": 0.5}
+    expected = "step 1 of 2:  loss 1.5 (likelihood 1.25, lsr 0.5)  gradient 2"
+    assert log_line(logs, 1, 2) == expected
+
+
 def test_an_evaluation_is_a_line_in_per_cent():
     logs = {"eval_loss": 0.5, "eval_exact_match": 0.781, "eval_recall@5": 1.0, "eval_runtime": 3}
     assert log_line(logs, 5, 9) == (

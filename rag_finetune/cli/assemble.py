@@ -93,8 +93,9 @@ def main(argv: list[str]) -> int:
 
 def _say_how_flat(folder: "Path", questions: list[str], file: str | None) -> None:
     """Print the entropy of p(z|x); warn where all passages weigh alike."""
+    from rag_finetune.metrics.health import FLAT
     from rag_finetune.rag.checkpoint import load_rag
-    from rag_finetune.rag.flatness import FLAT, SAMPLE, passage_entropy, pseudo_questions
+    from rag_finetune.rag.flatness import SAMPLE, passage_entropy, pseudo_questions
 
     rag = load_rag(folder)
     assert rag.retriever is not None  # the checkpoint has an index

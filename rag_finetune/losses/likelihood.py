@@ -114,6 +114,7 @@ def rag_negative_log_likelihood(
     label_smoothing: float = 0.0,
     passage_loss_weight: float = 0.0,
     doubt_weight: float = 0.0,
+    seen: list[Tensor] | None = None,
 ) -> Tensor:
     """Loss of each example, from the generator's logits on labels that were its decoder input.
 
@@ -133,6 +134,7 @@ def rag_negative_log_likelihood(
             The marginal forgives a passage without the answer any guess; its own loss does not.
         doubt_weight: μ ≥ 0: what is added is μ times the mean over passages of `passage_doubt`: a
             passage that does not tell the answer is taught to guess nothing.
+        seen: takes log p(y_t|x,z,y_<t) in nats, shape (B, K, T), without gradient.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -147,16 +149,12 @@ def rag_negative_log_likelihood(
     per_passage = targets.unsqueeze(1).expand(-1, n_docs, -1)  # (B, K, T)
     spread_out = label_smoothing or doubt_weight
     mean_log_probs = vocabulary_log_probs(logits) if spread_out else None
+    weights = (label_smoothing, passage_loss_weight, doubt_weight)
+    log_probs = target_log_probs(logits, per_passage)
+    if seen is not None:
+        seen.append(log_probs.detach())
     return _example_losses(
-        target_log_probs(logits, per_passage),
-        mean_log_probs,
-        doc_scores,
-        mask,
-        per_token,
-        label_smoothing,
-        passage_loss_weight,
-        doubt_weight,
-        logits.shape[-1],
+        log_probs, mean_log_probs, doc_scores, mask, per_token, weights, logits.shape[-1]
     )
 
 
@@ -172,6 +170,7 @@ def rag_negative_log_likelihood_from_states(
     label_smoothing: float = 0.0,
     passage_loss_weight: float = 0.0,
     doubt_weight: float = 0.0,
+    seen: list[Tensor] | None = None,
 ) -> Tensor:
     """Loss of each example, without the logits of all of them at once.
 
@@ -190,6 +189,7 @@ def rag_negative_log_likelihood_from_states(
         label_smoothing: likewise.
         passage_loss_weight: likewise.
         doubt_weight: likewise.
+        seen: likewise; 0 where no token counts.
 
     Returns:
         The loss of each example in nats, shape (B,).
@@ -214,16 +214,12 @@ def rag_negative_log_likelihood_from_states(
         return values.new_zeros(shape).masked_scatter(counted, values)
 
     mean_log_probs = None if mean is None else spread(mean)
+    weights = (label_smoothing, passage_loss_weight, doubt_weight)
+    log_probs = spread(chosen)
+    if seen is not None:
+        seen.append(log_probs.detach())
     return _example_losses(
-        spread(chosen),
-        mean_log_probs,
-        doc_scores,
-        mask,
-        per_token,
-        label_smoothing,
-        passage_loss_weight,
-        doubt_weight,
-        len(weight),
+        log_probs, mean_log_probs, doc_scores, mask, per_token, weights, len(weight)
     )
 
 
@@ -233,12 +229,11 @@ def _example_losses(
     doc_scores: Tensor,
     mask: Tensor,
     per_token: bool,
-    label_smoothing: float,
-    passage_loss_weight: float,
-    doubt_weight: float,
+    weights: tuple[float, float, float],
     vocab_size: int,
 ) -> Tensor:
     """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
+    label_smoothing, passage_loss_weight, doubt_weight = weights
     summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
     if per_token:
         log_likelihood = rag_token_log_likelihood(token_log_probs, doc_scores, mask)

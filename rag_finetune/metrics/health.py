@@ -2,9 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+FLAT = (
+    0.95  # entropy from which passages weigh nearly alike, and the question encoder learns little
+)
+FALLEN = 0.5  # share of the variety of before below which retrieval is on its way to collapse
+SLOWER = (
+    "Lower --learning_rate_question_encoder, leave question_encoder out of --trainable, or hold "
+    "questions apart with --retriever_loss contrastive."
+)
 
 
 def retrieval_health(
@@ -40,30 +49,52 @@ def retrieval_health(
     return health
 
 
-def collapse_warnings(health: dict[str, float], n_questions: int) -> list[str]:
-    """What is wrong with a retriever, in words, and what to try; empty when nothing is.
+def collapses(
+    health: Mapping[str, float], n_questions: int, before: Mapping[str, float] | None = None
+) -> dict[str, str]:
+    """What is wrong with a retriever, in words, and what to try.
 
     Args:
         health: what `retrieval_health` gave.
         n_questions: over how many questions; under 20 nothing is said about variety.
+        before: what it gave earlier in the run, over as many questions; None where it is the first.
+
+    Returns:
+        Messages by kind: "same first", "few", "fallen", "one" and "flat"; empty when nothing is
+        wrong.
     """
-    found = []
-    if n_questions >= 20 and health["top1_frequency"] > 0.5:
-        found.append(
+    found = {}
+    distinct, enough = health["distinct_passages"], n_questions >= 20
+    if enough and health["top1_frequency"] > 0.5:
+        found["same first"] = (
             f"{health['top1_frequency']:.0%} of the questions retrieve the same first passage: "
-            "the question encoder may have collapsed. Lower --learning_rate_question_encoder, or "
-            "leave question_encoder out of --trainable."
+            f"the question encoder may have collapsed. {SLOWER}"
         )
-    if n_questions >= 20 and health["distinct_passages"] < 0.05:
-        found.append(
-            f"only {health['distinct_passages']:.1%} of the passages that could be retrieved are: "
-            "questions hardly differ for the question encoder. Lower "
-            "--learning_rate_question_encoder."
+    if enough and distinct < 0.05:
+        found["few"] = (
+            f"only {distinct:.1%} of the passages that could be retrieved are: "
+            f"questions hardly differ for the question encoder. {SLOWER}"
         )
-    if health.get("doc_entropy", 0.5) < 0.01:
-        found.append(
+    elif enough and before is not None and distinct < FALLEN * before["distinct_passages"]:
+        found["fallen"] = (
+            f"the questions retrieve {distinct:.1%} of the passages that they could, and "
+            f"{before['distinct_passages']:.1%} earlier in this run: the question encoder tells "
+            f"them apart less and less. {SLOWER}"
+        )
+    entropy = health.get("doc_entropy", 0.5)
+    if entropy < 0.01:
+        found["one"] = (
             "p(z|x) lies on one passage: the other passages get no gradient. The scores are too "
-            "large for this question encoder."
+            "large for this question encoder: assemble it with a smaller --scale, lower "
+            "--learning_rate_question_encoder, or let --retriever_loss with a "
+            "--retriever_temperature above 1 move the others."
+        )
+    elif entropy > FLAT:
+        found["flat"] = (
+            f"p(z|x) is nearly flat ({entropy:.3f} of at most 1): all passages weigh alike, and "
+            "the question encoder learns little. Assemble it with a larger --scale, or add a loss "
+            "that tells passages apart: --retriever_loss contrastive (with gold passages) or lsr, "
+            "with a --retriever_temperature below 1."
         )
     return found
 

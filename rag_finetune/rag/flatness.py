@@ -11,7 +11,6 @@ from rag_finetune.metrics.health import retrieval_health
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.lengths import question_limit
 
-FLAT = 0.95  # from here on passages weigh nearly alike, and the question encoder learns little
 SAMPLE = 200  # questions
 
 

@@ -30,6 +30,10 @@ class TargetLosses:
     is left out: the logits hold no position, the loss takes the layer's input instead. Both work
     by hooks, so that the model may be wrapped, as for several processes. A generator that does
     more than one linear layer behind its decoder, as T5Gemma does, gives its logits as ever.
+
+    Attributes:
+        seen: where it is a list, `of` leaves log p(y_t|x,z,y_<t) there, shape (B, K, T), for losses
+            that judge passages by it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,6 +41,7 @@ class TargetLosses:
         self.model = model
         self.generator = model.rag.generator
         self.head: nn.Linear | None = linear_head(self.generator)
+        self.seen: list[Tensor] | None = None
         self._states: Tensor | None = None
 
     def decoder_input_ids(self, labels: Tensor) -> Tensor:
@@ -47,6 +52,8 @@ class TargetLosses:
     def watch(self) -> Iterator[None]:
         """Hook into the generator for one forward pass."""
         self._states = None
+        if self.seen is not None:
+            self.seen.clear()
         hooks = [self.generator.register_forward_pre_hook(_encode, with_kwargs=True)]
         if self.head is not None:
             hooks.append(self.head.register_forward_pre_hook(self._take))
@@ -82,6 +89,7 @@ class TargetLosses:
             "label_smoothing": label_smoothing,
             "passage_loss_weight": passage_loss_weight,
             "doubt_weight": doubt_weight,
+            "seen": self.seen,
         }
         if self.head is None:
             return rag_negative_log_likelihood(logits, labels, doc_scores, **options)

@@ -10,6 +10,7 @@ from huggingface_hub import constants, get_token
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from rag_finetune.training.launch import check_world, refuse
+from rag_finetune.training.loss_terms import check_losses
 from rag_finetune.training.options import PARTS, REFUSED, RagOptions
 
 # Numbers that must be at least 1, where they are set.
@@ -203,6 +204,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 raise ValueError(f"{name} must be from 0 to below 1, found {getattr(self, name)}.")
         if not 0.0 <= self.doubt_weight < math.inf:
             raise ValueError(f"doubt_weight must be 0 or more, found {self.doubt_weight}.")
+        check_losses(self)
 
     def _check_combinations(self) -> None:
         """Raise for options that do not go together; each would show only hours later, or never."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from rag_finetune.training.loss_terms import LOSSES
+
 PARTS = ("question_encoder", "generator")
 
 # Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
@@ -51,6 +53,41 @@ class RagOptions:
     )
     learning_rate_question_encoder: float | None = field(
         default=None, metadata={"help": "for the question encoder alone; default: --learning_rate"}
+    )
+    retriever_loss: str | None = field(
+        default=None,
+        metadata={
+            "help": "losses for the question encoder beside the likelihood, with their weights, as "
+            f"in lsr:0.5,contrastive:0.1; of {', '.join(LOSSES)}",
+        },
+    )
+    likelihood_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "weight of the likelihood beside --retriever_loss; 0: the generator teaches "
+            "the retriever and does not learn (--trainable question_encoder)"
+        },
+    )
+    retriever_temperature: float = field(
+        default=1.0, metadata={"help": "γ of --retriever_loss: p_R = softmax(q·d/γ)"}
+    )
+    lm_temperature: float = field(
+        default=1.0,
+        metadata={"help": "τ of --retriever_loss: p_LM = softmax(log p_LM(y|x,z)/τ)"},
+    )
+    lm_likelihood: str = field(
+        default="summed",
+        metadata={
+            "help": "log p_LM of --retriever_loss: summed over the answer's tokens, or their mean",
+            "choices": ("summed", "per_token"),
+        },
+    )
+    lsr_direction: str = field(
+        default="retriever_lm",
+        metadata={
+            "help": "of lsr: KL(p_R ‖ p_LM), as REPLUG, or KL(p_LM ‖ p_R), as pdist of Atlas",
+            "choices": ("retriever_lm", "lm_retriever"),
+        },
     )
     passage_loss_weight: float = field(
         default=0.0,

@@ -10,6 +10,7 @@ from transformers.utils.logging import tqdm
 SHARES = ("exact_match", "f1", "recall@1", "recall@5", "mrr@10", "answer_recall@5")
 COUNT = "n_examples"  # in the figures of every evaluation
 NORM = "grad_norm"
+TERM = "loss_"  # what the losses are called that are a part of the loss
 
 
 class ProgressLines(ProgressCallback):
@@ -79,7 +80,8 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
     """
     place = f"step {step:,} of {steps:,}" if steps else ""
     if "loss" in logs:
-        shown = [f"loss {logs['loss']:.4g}"]
+        terms = [f"{key.removeprefix(TERM)} {logs[key]:.4g}" for key in logs if TERM in key]
+        shown = [f"loss {logs['loss']:.4g}" + (f" ({', '.join(terms)})" if terms else "")]
         if NORM in logs:
             parts = {key.removeprefix(f"{NORM}_"): logs[key] for key in logs if NORM in key}
             whole = parts.pop(NORM)

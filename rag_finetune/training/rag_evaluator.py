@@ -1,5 +1,6 @@
 """RagEvaluator: the evaluating half of the trainer, each question counted once."""
 
+import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, answer_batch
 from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.metrics.health import collapse_warnings
+from rag_finetune.metrics.health import collapses
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import retrieve
 from rag_finetune.rag.scoring import encode_contexts
@@ -40,6 +41,11 @@ class RagEvaluator(Seq2SeqTrainer):
     target_losses: TargetLosses
     _evaluated: dict[int, Evaluated]
     _questions: Dataset
+
+    @functools.cached_property
+    def _first_health(self) -> dict[str, tuple[int, dict[str, float]]]:
+        """Of each set of questions: how many, and the figures of its first evaluation."""
+        return {}
 
     @property
     def retriever(self) -> RagIndexRetriever:
@@ -128,7 +134,9 @@ class RagEvaluator(Seq2SeqTrainer):
         self._evaluated = {}
         n_docs = self.retriever.n_docs
         metrics = measure(rows, self.retriever.index, n_docs, ceiling=False)
-        for message in collapse_warnings(metrics, len(rows)):
+        before = self._first_health.setdefault(metric_key_prefix, (len(rows), metrics))
+        known = before[1] if before[0] == len(rows) else None
+        for message in collapses(metrics, len(rows), known).values():
             warnings.warn(message, stacklevel=2)
         predictions = padded_array([row.token_ids for row in rows], self._pad_token_id)
         labels = padded_array([row.label_ids for row in rows], self._pad_token_id)

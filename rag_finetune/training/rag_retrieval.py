@@ -1,6 +1,7 @@
 """RagRetrieval: the forward pass of training, with passages that may have been found beforehand."""
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.rag.generation import retrieve
 from rag_finetune.rag.scoring import Contexts, score_passages
 from rag_finetune.retrieval.retriever import RagIndexRetriever
+from rag_finetune.training.health_watch import HealthWatch
 from rag_finetune.training.rag_saver import RagSaver
 
 
@@ -105,7 +107,20 @@ class RagRetrieval(RagSaver):
         vectors = torch.from_numpy(self.retriever.index.vectors_at(rows))
         hidden = outputs.question_encoder_last_hidden_state
         prior = None if asked is None else self.retriever.searcher.prior_scores(asked, rows)
-        return outputs, score_passages(hidden, vectors, doc_ids, prior)
+        doc_scores = score_passages(hidden, vectors, doc_ids, prior)
+        self.health.note(rows, doc_scores)
+        return outputs, doc_scores
+
+    @functools.cached_property
+    def health(self) -> HealthWatch:
+        """Watches the passages of the questions that this process trains on."""
+        return HealthWatch(len(self.retriever.index))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with how varied the passages were since the last line; warn where they are not."""
+        if "grad_norm" in logs:
+            logs |= self.health.take(warn=self.is_world_process_zero())
+        super().log(logs, start_time)
 
     def _texts_of(self, inputs: dict[str, Any]) -> list[str] | None:
         """The questions of a training batch; None where nothing is searched by words."""

@@ -30,6 +30,7 @@ from rag_finetune.training.callbacks import (
 from rag_finetune.training.options import PARTS
 from rag_finetune.training.progress import ProgressLines
 from rag_finetune.training.rag_evaluator import as_items, eval_sets
+from rag_finetune.training.rag_losses import RetrieverLosses
 from rag_finetune.training.rag_retrieval import RagRetrieval
 from rag_finetune.training.setup import (
     check_questions,
@@ -89,6 +90,9 @@ class RagTrainer(RagRetrieval):
         train_dataset = as_items(train_dataset, args.target, args.seed)
         evaluated = eval_sets(eval_dataset, rag.retriever.index)
         check_questions(rag, train_dataset, evaluated, args)
+        self.retriever_losses: RetrieverLosses | None = None
+        if args.retriever_loss is not None:
+            self.retriever_losses = RetrieverLosses(rag, args, self.target_losses, train_dataset)
         self.sigterm = SaveOnSigterm()
         self._grad_norms: dict[str, float] = {}
         settings = rag.model.rag.generator.generation_config
@@ -158,7 +162,11 @@ class RagTrainer(RagRetrieval):
                 module.eval()  # no dropout in what does not learn
         labels = inputs["labels"].masked_fill(inputs["labels"] == -100, self._pad_token_id)
         outputs, doc_scores = self._forward(model, inputs, labels)
-        loss = self._example_losses(outputs.logits, labels, doc_scores).sum()
+        losses = self._example_losses(outputs.logits, labels, doc_scores)
+        if self.retriever_losses is not None:
+            rows = inputs["rows"]
+            losses = self.retriever_losses.joined(losses, outputs, doc_scores, labels, rows)
+        loss = losses.sum()
         if self.args.loss_reduction == "mean":
             loss = loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
         if model.training:
@@ -269,6 +277,8 @@ class RagTrainer(RagRetrieval):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the gradient norm of each part, and the question encoder's learning rate."""
         if "grad_norm" in logs:
+            if self.retriever_losses is not None:
+                logs |= self.retriever_losses.take_means(self.accelerator.reduce)
             logs |= {f"grad_norm_{name}": norm for name, norm in self._grad_norms.items()}
             if self.args.learning_rate_question_encoder is not None:
                 # The rate that this step had, as learning_rate is; the scheduler has moved on.

@@ -1,0 +1,64 @@
+"""Watches, while it trains, whether a retriever still chooses among passages."""
+
+import warnings
+
+import numpy as np
+from torch import Tensor
+
+from rag_finetune.metrics.health import collapses, retrieval_health
+
+FEWEST = 20  # questions from which variety says something
+
+
+class HealthWatch:
+    """Collects what training questions retrieve, and says what is wrong, each kind once a run.
+
+    So a run without validation says so too, and one with it says so before the next evaluation.
+    """
+
+    def __init__(self, n_passages: int) -> None:
+        """Nothing is known yet.
+
+        Args:
+            n_passages: size of the index.
+        """
+        self.n_passages = n_passages
+        self._doc_ids: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
+        self._first: tuple[int, dict[str, float]] | None = None
+        self._told: set[str] = set()
+
+    def note(self, doc_ids: np.ndarray, doc_scores: Tensor) -> None:
+        """Note the passages of a batch.
+
+        Args:
+            doc_ids: rows of the index, shape (B, K); −1 for no passage.
+            doc_scores: their scores, shape (B, K).
+        """
+        self._doc_ids.append(doc_ids)
+        self._scores.append(doc_scores.detach().float().cpu().numpy())
+
+    def take(self, warn: bool) -> dict[str, float]:
+        """Figures of the questions since they were last taken; none while those are few.
+
+        Args:
+            warn: also warn of what is wrong.
+
+        Returns:
+            What `retrieval_health` gives.
+        """
+        count = sum(map(len, self._doc_ids))
+        if count < FEWEST:
+            return {}
+        ids, scores = np.concatenate(self._doc_ids), np.concatenate(self._scores)
+        self._doc_ids, self._scores = [], []
+        retrieved = [[str(row) if row >= 0 else "" for row in rows] for rows in ids.tolist()]
+        health = retrieval_health(retrieved, scores, self.n_passages)
+        self._first = self._first or (count, health)
+        # Of more questions a smaller share is distinct: only as many are held against each other.
+        before = self._first[1] if self._first[0] == count else None
+        found = collapses(health, count, before) if warn else {}
+        for kind in found.keys() - self._told:
+            warnings.warn(f"In training, {found[kind]}", stacklevel=2)
+        self._told |= found.keys()
+        return health

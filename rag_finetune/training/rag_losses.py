@@ -1,0 +1,230 @@
+"""The retriever's own losses in RAG training, weighted and added to the likelihood."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rag_finetune.data.qa import TrainingQuestions
+from rag_finetune.index.gold import gold_rows
+from rag_finetune.index.store import PassageIndex
+from rag_finetune.losses.likelihood import shift_labels
+from rag_finetune.losses.lists import gold_losses, listwise_losses
+from rag_finetune.losses.retrieval import (
+    adist_losses,
+    answer_log_likelihoods,
+    emdr2_losses,
+    loop_losses,
+    lsr_losses,
+    pdist_losses,
+)
+from rag_finetune.metrics.retrieval import has_answer
+from rag_finetune.rag.attention import passage_attention, require_watchable
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.targets import TargetLosses
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.gathering import gather_rows
+from rag_finetune.training.loss_terms import parse_losses
+
+LIKELIHOOD = "likelihood"
+
+
+class RetrieverLosses:
+    """What a training step adds to the likelihood of its answers.
+
+    The passages are judged by the generator's pass over them that the step makes anyway: nothing is
+    read twice, and where the generator does not learn, that pass keeps nothing for gradients. (Only
+    `adist` runs its decoder once more, over all passages of a question at once.) Gradients reach
+    the question encoder alone.
+    """
+
+    def __init__(
+        self,
+        rag: Rag,
+        args: RagTrainingArguments,
+        target_losses: TargetLosses,
+        questions: TrainingQuestions | None,
+    ) -> None:
+        """Look up what the losses need.
+
+        Args:
+            rag: the model with its retriever.
+            args: says which losses, and how.
+            target_losses: gets the likelihoods; asked to keep those of the tokens.
+            questions: what is trained on.
+
+        Raises:
+            ValueError: the question encoder does not learn after all, no gold passage is known
+                where one is needed, or the generator's attention cannot be watched.
+        """
+        assert rag.retriever is not None
+        self.rag, self.args = rag, args
+        self.weights = parse_losses(args.retriever_loss)
+        if "question_encoder" not in args.trainable:
+            raise ValueError(
+                f"retriever_loss {args.retriever_loss} teaches the question encoder, and the index "
+                "holds no vectors: it has no part in p(z|x). Give an index with vectors."
+            )
+        self.target_losses = target_losses
+        target_losses.seen = []
+        self.golds: GoldPassages | None = None
+        if "contrastive" in self.weights and questions is not None:
+            self.golds = GoldPassages(questions, rag.retriever.index)
+        if "adist" in self.weights:
+            require_watchable(rag.model.rag.generator)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def joined(
+        self, likelihood: Tensor, outputs: Any, doc_scores: Tensor, labels: Tensor, rows: Tensor
+    ) -> Tensor:
+        """The loss of each example, shape (B,): the weighted sum of the likelihood's and ours.
+
+        Args:
+            likelihood: its losses, shape (B,), just computed.
+            outputs: the model's, with what was retrieved.
+            doc_scores: inner products of question and passage, shape (B, K).
+            labels: decoder input ids, shape (B, T + 1).
+            rows: of the items in the training set, shape (B,).
+        """
+        _, mask = shift_labels(labels, self.rag.model.config.generator.pad_token_id)
+        assert self.target_losses.seen is not None
+        tokens = self.target_losses.seen.pop()  # (B, K, T)
+        losses = {
+            name: self._loss(name, tokens, mask, outputs, doc_scores, labels, rows)
+            for name in self.weights
+        }
+        self._note({LIKELIHOOD: likelihood, **losses})
+        total = sum(self.weights[name] * loss for name, loss in losses.items())
+        if self.args.likelihood_weight:
+            total = total + self.args.likelihood_weight * likelihood
+        assert isinstance(total, Tensor)
+        return total
+
+    def take_means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The mean of each loss over the examples since it was last asked for, over all processes.
+
+        Args:
+            reduce: sums a tensor over the processes; every process must ask.
+        """
+        if not self._count:
+            return {}
+        values = torch.stack([*self._sums.values()])
+        values = reduce(torch.cat([values, values.new_tensor([self._count])]))
+        means = (values[:-1] / values[-1]).tolist()
+        found = {f"loss_{name}": mean for name, mean in zip(self._sums, means, strict=True)}
+        self._sums, self._count = {}, 0
+        return found
+
+    def _loss(
+        self,
+        name: str,
+        tokens: Tensor,
+        mask: Tensor,
+        outputs: Any,
+        doc_scores: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
+        """One of the losses, of each example, shape (B,)."""
+        args = self.args
+        gamma = {"retriever_temperature": args.retriever_temperature}
+        both = {**gamma, "lm_temperature": args.lm_temperature}
+        if name == "contrastive":
+            return self._contrastive(outputs, rows)
+        if name == "adist":
+            return adist_losses(doc_scores, self._attention(outputs, labels, mask), **both)
+        if name == "emdr2":
+            summed = answer_log_likelihoods(tokens, mask, per_token=False)
+            return emdr2_losses(doc_scores, summed, **gamma)
+        known = answer_log_likelihoods(tokens, mask, args.lm_likelihood == "per_token")
+        if name == "listwise":
+            scores = doc_scores / args.retriever_temperature
+            return listwise_losses(scores, known, doc_scores > -torch.inf)
+        if name == "lsr":
+            return lsr_losses(doc_scores, known, **both, direction=args.lsr_direction)
+        return {"pdist": pdist_losses, "loop": loop_losses}[name](doc_scores, known, **both)
+
+    def _contrastive(self, outputs: Any, rows: Tensor) -> Tensor:
+        """Gold against all passages that the global batch retrieved, and against its gold."""
+        golds = self.golds
+        assert golds is not None and self.rag.retriever is not None
+        questions = golds.questions_of(rows.tolist())
+        found = outputs.retrieved_doc_ids.flatten().to(rows.device)  # -1 for no passage
+        gold = torch.tensor(golds.rows_of(questions), dtype=found.dtype, device=rows.device)
+        columns = gather_rows(torch.cat([found, gold])).unique().cpu()
+        columns = columns[columns >= 0]  # (P,)
+        is_gold, excluded = golds.marks(questions, columns.tolist())
+        vectors = torch.from_numpy(self.rag.retriever.index.vectors_at(columns.numpy()))
+        hidden = outputs.question_encoder_last_hidden_state
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = hidden.float() @ vectors.to(hidden.device, torch.float32).T  # (B, P)
+        return gold_losses(
+            scores / self.args.retriever_temperature,
+            is_gold.to(hidden.device),
+            excluded.to(hidden.device),
+        )
+
+    def _attention(self, outputs: Any, labels: Tensor, mask: Tensor) -> Tensor:
+        """What the decoder attends to in each passage, shape (B, K)."""
+        with torch.no_grad():
+            return passage_attention(
+                self.rag.model.rag.generator,
+                outputs.generator_enc_last_hidden_state,
+                outputs.context_attention_mask,
+                labels[:, :-1],
+                mask,
+            )
+
+    def _note(self, losses: dict[str, Tensor]) -> None:
+        """Add to what is logged."""
+        for name, loss in losses.items():
+            summed = loss.detach().float().sum()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(summed)) + summed
+        self._count += len(losses[LIKELIHOOD])
+
+
+class GoldPassages:
+    """Which passages of an index are gold for which questions, and which are no negatives."""
+
+    def __init__(self, questions: TrainingQuestions, index: PassageIndex) -> None:
+        """Look the gold passages up.
+
+        Raises:
+            ValueError: no question has a gold passage in the index.
+        """
+        self.items, self.index = questions, index
+        self.golds = gold_rows(questions.questions, index)
+        if not any(self.golds):
+            raise ValueError(
+                "retriever_loss contrastive needs gold passages, and no training question has one "
+                "in the index. Give positive_ids in the file, or lsr, which needs none."
+            )
+
+    def questions_of(self, rows: Sequence[int]) -> list[int]:
+        """The question of each item."""
+        return [self.items.question_of(row) for row in rows]
+
+    def rows_of(self, questions: Sequence[int]) -> list[int]:
+        """Rows of the index that are gold for any of the questions."""
+        return sorted({row for question in questions for row in self.golds[question]})
+
+    def marks(self, questions: Sequence[int], passages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Which passages are gold, and which hold an answer and are no negatives.
+
+        Args:
+            questions: rows of questions.
+            passages: rows of the index.
+
+        Returns:
+            Two tensors of shape (questions, passages).
+        """
+        texts = [p["text"] for p in self.index.passages_at(torch.tensor(passages).numpy())]
+        gold, excluded = [], []
+        for question in questions:
+            known = set(self.golds[question])
+            answers = self.items.questions[question]["answers"]
+            gold.append([passage in known for passage in passages])
+            excluded.append([has_answer(text, answers) for text in texts])
+        return torch.tensor(gold), torch.tensor(excluded)

@@ -1,0 +1,239 @@
+"""The retriever's losses in training: what they are of, what moves, what is logged."""
+
+import warnings
+
+import pytest
+import tiny_rag
+import torch
+from datasets import Dataset
+from tiny_training import logged, same, train_tiny, weights
+
+from rag_finetune.data.qa import FEATURES
+from rag_finetune.index.build import build_index
+from rag_finetune.losses.retrieval import lsr_losses
+from rag_finetune.rag.assemble import assemble_rag
+from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.rag.scoring import score_passages
+from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.loss_terms import LOSSES
+from rag_finetune.training.rag_trainer import RagTrainer
+
+ALONE = {"trainable": ["question_encoder"], "likelihood_weight": 0.0}
+
+
+def sharp_rag(folder, kind="bart", model_type="rag_sequence"):
+    """A tiny model whose passages differ, for the retriever and for the generator."""
+    parts = tiny_rag.save_parts(folder / "parts", kind, dropout=0.0)
+    encoder = tiny_rag.context_encoder()
+    tiny_rag.spread(encoder.model, 0.3)
+    assemble_rag(
+        parts["question_encoder"],
+        parts["generator"],
+        folder / "assembled",
+        model_type=model_type,
+        index=build_index(tiny_rag.passages(), encoder, folder / "index"),
+        max_combined_length=40,
+    )
+    rag = load_rag(folder / "assembled")
+    tiny_rag.spread(rag.model.rag.generator, 0.3)
+    tiny_rag.spread(rag.model.rag.question_encoder, 0.3)
+    return rag
+
+
+KINDS = [("bart", "rag_token"), ("t5", "rag_sequence")]
+EACH = [(name, *KINDS[number % 2]) for number, name in enumerate([*LOSSES, "adist"])]
+
+
+@pytest.mark.parametrize(("name", "kind", "model_type"), EACH)
+def test_one_step_moves_the_question_encoder_and_leaves_the_generator(
+    tmp_path, name, kind, model_type
+):
+    rag = sharp_rag(tmp_path, kind, model_type)
+    generator = weights(rag.model.rag.generator)
+    before = weights(rag.model.rag.question_encoder)
+    trainer = train_tiny(
+        tmp_path, rag=rag, max_steps=1, retriever_loss=name, weight_decay=0.1, **ALONE
+    )
+    assert all(same(generator, weights(rag.model.rag.generator)).values())
+    after = same(before, weights(rag.model.rag.question_encoder))
+    assert {n for n in after if n.endswith("weight")} == {
+        n for n, is_equal in after.items() if not is_equal and n.endswith("weight")
+    }
+    # Alone, the loss is the retriever's; the likelihood is shown all the same.
+    assert logged(trainer, "loss")[0] == pytest.approx(logged(trainer, f"loss_{name}")[0], rel=1e-5)
+    assert logged(trainer, "loss_likelihood")[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "per_token"), [("rag_sequence", False), ("rag_token", True)]
+)
+def test_lsr_equals_one_passage_at_a_time(tmp_path, model_type, per_token):
+    rag = sharp_rag(tmp_path, model_type=model_type)
+    model, retriever = rag.model.eval(), rag.retriever
+    options = {"retriever_temperature": 0.5, "lm_temperature": 2.0}
+    expected = 0.0
+    for row in tiny_rag.questions(4):
+        asked = rag.tokenizer.question_encoder(row["question"], return_tensors="pt")
+        answer = rag.tokenizer.generator(row["answers"][0])["input_ids"]
+        with torch.no_grad():
+            hidden = model.question_encoder(**asked)[0]
+            found = retriever(asked["input_ids"], hidden.numpy(), n_docs=5, return_tensors="pt")
+            likelihoods = []
+            for k in range(5):
+                labels = torch.tensor([[2, *answer]])
+                logits = model.rag.generator(
+                    input_ids=found["context_input_ids"][k : k + 1],
+                    attention_mask=found["context_attention_mask"][k : k + 1],
+                    decoder_input_ids=labels[:, :-1],
+                    use_cache=False,
+                ).logits.double()
+                each = [logits[0, t].log_softmax(-1)[token] for t, token in enumerate(answer)]
+                likelihoods.append(sum(each).item() / (len(answer) if per_token else 1))
+            scores = score_passages(hidden, found["retrieved_doc_embeds"], found["doc_ids"])
+            expected += lsr_losses(scores, torch.tensor([likelihoods]), **options).item() / 4
+    trainer = train_tiny(
+        tmp_path, rag=rag, count=4, max_steps=1, retriever_loss="lsr", **ALONE, **options,
+        lm_likelihood="per_token" if per_token else "summed",
+    )  # fmt: skip
+    assert logged(trainer, "loss_lsr")[0] == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.01
+
+
+def test_the_loss_is_the_weighted_sum_and_each_is_logged(tmp_path):
+    trainer = train_tiny(
+        tmp_path,
+        rag=sharp_rag(tmp_path),
+        max_steps=3,
+        logging_steps=3,
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=2,
+        retriever_loss="lsr:0.5,contrastive:0.1",
+        likelihood_weight=0.7,
+        passage_loss_weight=0.2,
+    )
+    terms = {name: logged(trainer, f"loss_{name}") for name in ("likelihood", "lsr", "contrastive")}
+    assert all(len(values) == 1 for values in terms.values())
+    shares = {"likelihood": 0.7, "lsr": 0.5, "contrastive": 0.1}
+    total = sum(share * terms[name][0] for name, share in shares.items())
+    # 16 questions: the last step of the epoch holds 4 of 6; losses are means over steps.
+    assert logged(trainer, "loss")[0] == pytest.approx(total, rel=0.1)
+
+
+def test_layouts_of_one_global_batch_give_the_same_losses_and_gradients(tmp_path):
+    figures = []
+    for number, (batch_size, accumulation) in enumerate([(8, 1), (2, 4)]):
+        folder = tmp_path / str(number)
+        trainer = train_tiny(
+            folder,
+            rag=sharp_rag(folder),
+            count=8,
+            max_steps=2,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            retriever_loss="lsr:2,emdr2:0.3,loop",
+        )
+        names = ("loss", "loss_likelihood", "loss_lsr", "loss_emdr2", "loss_loop", "grad_norm")
+        figures.append([value for name in names for value in logged(trainer, name)])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
+    assert len(figures[0]) == 12
+
+
+def test_with_the_generator_trained_too_its_gradient_is_the_likelihoods_alone(tmp_path):
+    norms = []
+    for number, options in enumerate([{}, {"retriever_loss": "lsr:3,adist,listwise"}]):
+        folder = tmp_path / str(number)
+        trainer = train_tiny(folder, rag=sharp_rag(folder), max_steps=1, **options)
+        norms.append(
+            [logged(trainer, f"grad_norm_{part}")[0] for part in ("generator", "question_encoder")]
+        )
+    assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-4)
+    assert norms[1][1] > 1.5 * norms[0][1]
+
+
+def test_the_generator_runs_once_a_step(tmp_path):
+    rag, calls = sharp_rag(tmp_path), []
+    rag.model.rag.generator.register_forward_hook(lambda *args: calls.append(1))
+    rag.model.rag.generator.get_encoder().register_forward_pre_hook(
+        lambda *args, **kwargs: calls.append(2)
+    )
+    calls.clear()
+    train_tiny(tmp_path, rag=rag, max_steps=1, retriever_loss="lsr,pdist,loop,emdr2", **ALONE)
+    with_losses = calls.copy()
+    calls.clear()
+    train_tiny(tmp_path, rag=rag, max_steps=1, output_dir=str(tmp_path / "plain"))
+    assert with_losses == calls
+
+
+def test_lsr_raises_the_share_of_passages_that_tell_the_answer(tmp_path):
+    rag = sharp_rag(tmp_path)
+    trainer = train_tiny(
+        tmp_path, rag=rag, max_steps=15, learning_rate=1e-2, retriever_loss="lsr", **ALONE,
+        per_device_train_batch_size=16,
+    )  # fmt: skip
+    losses = logged(trainer, "loss_lsr")
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def contrastive_by_hand(rag, questions):
+    """The contrastive loss of a batch, a question and a passage at a time."""
+    index, retrieved, golds = rag.retriever.index, {}, {}
+    vectors, answers = {}, {}
+    for number, row in enumerate(questions):
+        asked = rag.tokenizer.question_encoder(row["question"], return_tensors="pt")
+        with torch.no_grad():
+            vectors[number] = rag.model.question_encoder(**asked)[0][0]
+        _, found = index.search(vectors[number].unsqueeze(0).numpy(), 5)
+        retrieved[number], golds[number] = found[0].tolist(), int(row["positive_ids"][0]) - 1
+        answers[number] = row["answers"][0]
+    columns = sorted({*golds.values()}.union(*retrieved.values()))
+    texts = dict(zip(columns, index.passages_at(torch.tensor(columns).numpy()), strict=True))
+    total = 0.0
+    for number, vector in vectors.items():
+        scores = []
+        for column in columns:
+            holds = f" {answers[number]} " in f" {texts[column]['text']} "
+            if column == golds[number] or not holds:
+                passage = torch.from_numpy(index.vectors_at(torch.tensor([column]).numpy()))[0]
+                scores.append((column, (vector @ passage).item()))
+        log_probs = torch.tensor([score for _, score in scores]).double().log_softmax(0)
+        total -= log_probs[[column for column, _ in scores].index(golds[number])].item()
+    return total / len(vectors)
+
+
+def test_contrastive_is_of_gold_against_all_that_the_batch_retrieved(tmp_path):
+    rag = sharp_rag(tmp_path)
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4))
+    trainer = train_tiny(
+        tmp_path, rag=rag, count=4, max_steps=1, retriever_loss="contrastive", **ALONE
+    )
+    assert logged(trainer, "loss_contrastive")[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_contrastive_without_gold_passages_is_refused(tmp_path):
+    rag = sharp_rag(tmp_path)
+    rows = [{**row, "positive_ids": []} for row in tiny_rag.questions(4).to_list()]
+    args = RagTrainingArguments(
+        str(tmp_path / "run"), retriever_loss="contrastive", eval_strategy="no"
+    )
+    questions = Dataset.from_list(rows, features=FEATURES)
+    with pytest.raises(ValueError, match="needs gold passages, and no training question has one"):
+        RagTrainer(rag, args, questions)
+
+
+def test_an_evaluation_keeps_nothing_and_is_the_likelihood(tmp_path):
+    rag = sharp_rag(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = train_tiny(
+            tmp_path,
+            rag=rag,
+            max_steps=1,
+            retriever_loss="lsr",
+            eval_questions=tiny_rag.questions(12),
+            eval_strategy="steps",
+            eval_steps=1,
+            per_device_eval_batch_size=2,
+            predict_with_generate=False,
+        )
+    assert logged(trainer, "eval_loss")[0] > 1
+    assert len(trainer.target_losses.seen) <= 1
