@@ -50,7 +50,7 @@ def test_the_whole_command_leaves_a_rag_checkpoint_whose_generator_moved(tmp_pat
 def test_what_has_no_meaning_here_is_refused_by_name(tmp_path):
     job(tmp_path)
     message = error_of(*train_words(tmp_path, "--doubt_weight", "1", "--probe", "false"))
-    assert "--doubt_weight cannot be used: a question is trained on with one passage" in message
+    assert "--doubt_weight 1.0 cannot be used: a question is trained on with one passage" in message
 
 
 def test_a_flag_that_does_not_exist_gets_the_nearest_right_one(tmp_path):

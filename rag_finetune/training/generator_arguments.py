@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.generator_options import CONTEXTS, NOT_HERE, GeneratorOptions
+from rag_finetune.training.launch import refuse
 
 
 @dataclass
@@ -18,9 +19,10 @@ class GeneratorTrainingArguments(GeneratorOptions, RagTrainingArguments):
 
     def _check_options(self) -> None:
         """Raise for options that are out of range, or have no meaning with one passage."""
-        for name, reason in NOT_HERE.items():
-            if getattr(self, name) not in (None, 0.0, ["generator"]):
-                raise ValueError(f"--{name} cannot be used: {reason}.")
+        others = {name: reason for name, reason in NOT_HERE.items() if name != "trainable"}
+        refuse(self, others)
+        if self.trainable != ["generator"]:
+            raise ValueError(f"--trainable cannot be used: {NOT_HERE['trainable']}.")
         super()._check_options()
         if self.context not in CONTEXTS:
             raise ValueError(

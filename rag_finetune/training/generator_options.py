@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from rag_finetune.training.loss_terms import BESIDE
 from rag_finetune.training.options import RagOptions
 
 CONTEXTS = ("gold", "retrieved", "mixed")
@@ -12,7 +13,7 @@ NOT_HERE: dict[str, str] = {
     "learning_rate_question_encoder": "the question encoder stays as it is",
     "passage_loss_weight": "a question is trained on with one passage, there are none to weigh",
     "doubt_weight": "a question is trained on with one passage, there are none to doubt",
-}
+} | dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")
 
 
 @dataclass
