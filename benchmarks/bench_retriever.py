@@ -5,11 +5,11 @@
 
 FOLDER holds passages.tsv, train.json and dev.json; all passages are the index. Both sides get the
 same pairs of question and first gold passage, in-batch negatives, cosine over 0.05, AdamW, a
-linear schedule without warm-up, and float32 (or --dtype bf16). A time is that of everything from texts to a trained
-model, tokenising included; loading and evaluation are not. Both are measured by our exact search
-over all passages. `--sides plain ours mined --mined FILE` also trains ours with hard negatives;
-`--max_steps 8 --times_only` times few steps. Runs in the `--output` file are not done again.
-Prints one JSON line last.
+linear schedule without warm-up, and float32, or autocast (`--dtype bf16`). A time is that of
+everything from texts to a trained model, tokenising included; loading and evaluation are not. Both
+are measured by our exact search over all passages. `--sides plain ours mined --mined FILE` also
+trains ours with hard negatives; `--max_steps 8 --times_only` times few steps. Runs in the
+`--output` file are not done again. Prints one JSON line last.
 """
 
 import argparse
