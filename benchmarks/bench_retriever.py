@@ -5,11 +5,11 @@
 
 FOLDER holds passages.tsv, train.json and dev.json; all passages are the index. Both sides get the
 same pairs of question and first gold passage, in-batch negatives, cosine over 0.05, AdamW, a
-linear schedule without warm-up, and float32. A time is that of everything from texts to a trained
-model, tokenising included; loading and evaluation are not. Both are measured by our exact search
-over all passages. `--sides plain ours mined --mined FILE` also trains ours with hard negatives;
-`--max_steps 8 --times_only` times few steps. Runs in the `--output` file are not done again.
-Prints one JSON line last.
+linear schedule without warm-up, and float32, or autocast (`--dtype bf16`). A time is that of
+everything from texts to a trained model, tokenising included; loading and evaluation are not. Both
+are measured by our exact search over all passages. `--sides plain ours mined --mined FILE` also
+trains ours with hard negatives; `--max_steps 8 --times_only` times few steps. Runs in the
+`--output` file are not done again. Prints one JSON line last.
 """
 
 import argparse
@@ -40,6 +40,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max_steps", type=int, default=-1)
     parser.add_argument("--learning_rate", type=float, default=2e-5)
     parser.add_argument("--max_length", type=int, default=256)
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: both sides under autocast"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", nargs="+", default=["plain", "ours"])
     parser.add_argument("--options", nargs="*", default=[], help="more of ours: name=value")
@@ -66,6 +69,7 @@ def shared_arguments(args: argparse.Namespace, folder: str, seed: int) -> dict[s
         "disable_tqdm": True,
         "report_to": "none",
         "use_cpu": True,
+        "bf16": args.dtype == "bf16",
     }
 
 
@@ -186,6 +190,7 @@ def result_of(args: argparse.Namespace, runs: list[dict[str, Any]], before: Any)
         "learning_rate",
         "max_length",
         "threads",
+        "dtype",
     )
     result = {
         "benchmark": "retriever",
