@@ -111,7 +111,7 @@ def test_what_does_nothing_or_cannot_learn_is_named(changed, message):
 
 
 def test_the_training_arguments_are_checked(tmp_path):
-    with pytest.raises(ValueError, match='there is no loss "lrs". Did you mean "lsr"?'):
+    with pytest.raises(ValueError, match='there is no loss "lrs"'):
         RagTrainingArguments(str(tmp_path), retriever_loss="lrs")
 
 

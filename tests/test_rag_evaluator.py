@@ -165,3 +165,21 @@ def test_a_collapse_is_warned_about(tmp_path):
         metrics = trainer.evaluate()
     assert metrics["eval_top1_frequency"] == 1.0
     assert any("the question encoder may have collapsed" in str(w.message) for w in caught)
+
+
+def test_variety_that_falls_from_evaluation_to_evaluation_is_warned_about(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    args = RagTrainingArguments(output_dir=str(tmp_path / "run"), disable_tqdm=True)
+    trainer = RagTrainer(rag, args, None, tiny_rag.questions(20))
+    trainer.is_in_train = True
+    trainer._first_health["eval"] = {"distinct_passages": 0.8}
+    with torch.no_grad():  # one passage list for all: 5 of 20
+        for parameter in rag.model.question_encoder.parameters():
+            parameter.zero_()
+    with pytest.warns(UserWarning, match=r"retrieve 25\.0% of the passages.*and 80\.0% earlier"):
+        trainer.evaluate()
+    trainer.is_in_train = False  # other questions, perhaps: they are not compared
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.evaluate()
+    assert not any("earlier in this run" in str(w.message) for w in caught)

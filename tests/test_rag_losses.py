@@ -6,38 +6,16 @@ import pytest
 import tiny_rag
 import torch
 from datasets import Dataset
-from tiny_training import logged, same, train_tiny, weights
+from tiny_training import logged, same, sharp_rag, train_tiny, weights
 
 from rag_finetune.data.qa import FEATURES
-from rag_finetune.index.build import build_index
 from rag_finetune.losses.retrieval import lsr_losses
-from rag_finetune.rag.assemble import assemble_rag
-from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.rag.scoring import score_passages
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.loss_terms import LOSSES
 from rag_finetune.training.rag_trainer import RagTrainer
 
 ALONE = {"trainable": ["question_encoder"], "likelihood_weight": 0.0}
-
-
-def sharp_rag(folder, kind="bart", model_type="rag_sequence"):
-    """A tiny model whose passages differ, for the retriever and for the generator."""
-    parts = tiny_rag.save_parts(folder / "parts", kind, dropout=0.0)
-    encoder = tiny_rag.context_encoder()
-    tiny_rag.spread(encoder.model, 0.3)
-    assemble_rag(
-        parts["question_encoder"],
-        parts["generator"],
-        folder / "assembled",
-        model_type=model_type,
-        index=build_index(tiny_rag.passages(), encoder, folder / "index"),
-        max_combined_length=40,
-    )
-    rag = load_rag(folder / "assembled")
-    tiny_rag.spread(rag.model.rag.generator, 0.3)
-    tiny_rag.spread(rag.model.rag.question_encoder, 0.3)
-    return rag
 
 
 KINDS = [("bart", "rag_token"), ("t5", "rag_sequence")]

@@ -193,6 +193,30 @@ def test_the_look_at_a_generator_leaves_it_as_it_was(rags):
     assert linear_head(generator) is None
 
 
+@HEADS
+@pytest.mark.parametrize("capped", [False, True])
+def test_what_the_answers_tokens_are_worth_is_kept_where_it_is_wanted(
+    rags, kind, model_type, capped
+):
+    model, batch = copy.deepcopy(rags[model_type].model), inputs(kind, 0)
+    if capped and kind == "bart":
+        model.generator.__class__ = Capped
+    losses = TargetLosses(model)
+    losses.seen = []
+    for _ in range(2):  # what a pass left is gone with the next one
+        with losses.watch():
+            logits = forward(model, batch, losses.decoder_input_ids(batch["labels"]))
+        losses.of(logits, batch["labels"], batch["doc_scores"])
+    (found,) = losses.seen
+    assert found.shape == (4, N_DOCS, 6) and not found.requires_grad
+    plain = forward(model, batch, batch["labels"]).log_softmax(-1)
+    for b, k, t in torch.ones(4, N_DOCS, 6).nonzero().tolist():
+        target = batch["labels"][b, t + 1].item()
+        if target != PAD[kind]:
+            expected = plain[b * N_DOCS + k, t, target].item()
+            assert found[b, k, t].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_hooks_are_gone_after_an_error(rags):
     model = rags["rag_sequence"].model
     with pytest.raises(RuntimeError, match="stop"), TargetLosses(model).watch():

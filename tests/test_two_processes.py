@@ -12,8 +12,9 @@ import pytest
 import tiny_rag
 import torch
 import two_process_worker
+from tiny_training import sharp_rag
 
-from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.rag.checkpoint import load_rag, place_index, save_rag
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = [
@@ -90,6 +91,47 @@ def test_layouts_give_the_same_losses_gradient_norms_and_weights(runs):
         # Not to the last bit: Adam divides by the gradient's size, also where that is noise.
         found = generator_weights(run["folder"]) - start
         assert (found - update).norm() <= 0.02 * update.norm(), name
+
+
+@pytest.mark.slow
+def test_the_retrievers_losses_are_those_of_one_process(tmp_path):
+    rag = sharp_rag(tmp_path)
+    save_rag(rag.model, rag.tokenizer, tmp_path / "sharp")
+    place_index(rag.retriever.index, tmp_path / "sharp", "link", ours=False)
+    options = {
+        "retriever_loss": "lsr:0.5,contrastive:0.1",
+        "likelihood_weight": 0.0,
+        "trainable": ["question_encoder"],
+        "predict_with_generate": False,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    two_process_worker.run(tmp_path / "sharp", one, **options, per_device_train_batch_size=16)
+    worker = str(ROOT / "tests" / "two_process_worker.py")
+    settings = json.dumps({**options, "per_device_train_batch_size": 8})
+    launch(worker, str(tmp_path / "sharp"), str(two), settings)
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (one, two))
+    assert (first["world_size"], second["world_size"]) == (1, 2)
+    assert [len(terms) for terms in second["terms"]] == [3, 3, 3]
+    for key in ("loss", "grad_norm"):
+        assert second[key] == pytest.approx(first[key], rel=1e-4)
+    for ours, theirs in zip(second["terms"], first["terms"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    start, *ends = (weights_of(folder) for folder in (tmp_path / "sharp", one, two))
+    for name, before in start.items():
+        moved, again = (end[name] - before for end in ends)
+        if not name.startswith("rag.question_encoder."):
+            assert not moved.any() and not again.any(), name
+    update, found = (
+        torch.cat([(end[name] - before).flatten() for name, before in start.items()])
+        for end in ends
+    )
+    assert update.norm() > 0
+    assert (found - update).norm() <= 0.02 * update.norm()
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    state = load_rag(folder, with_index=False).model.state_dict()
+    return {name: tensor.double() for name, tensor in state.items()}
 
 
 def test_evaluation_counts_each_of_21_questions_once_on_one_and_two_processes(runs):

@@ -5,8 +5,30 @@ from pathlib import Path
 import tiny_rag
 import torch
 
+from rag_finetune.index.build import build_index
+from rag_finetune.rag.assemble import assemble_rag
+from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
+
+
+def sharp_rag(folder, kind="bart", model_type="rag_sequence"):
+    """A tiny model whose passages differ, for the retriever and for the generator."""
+    parts = tiny_rag.save_parts(folder / "parts", kind, dropout=0.0)
+    encoder = tiny_rag.context_encoder()
+    tiny_rag.spread(encoder.model, 0.3)
+    assemble_rag(
+        parts["question_encoder"],
+        parts["generator"],
+        folder / "assembled",
+        model_type=model_type,
+        index=build_index(tiny_rag.passages(), encoder, folder / "index"),
+        max_combined_length=40,
+    )
+    rag = load_rag(folder / "assembled")
+    tiny_rag.spread(rag.model.rag.generator, 0.3)
+    tiny_rag.spread(rag.model.rag.question_encoder, 0.3)
+    return rag
 
 
 def train_tiny(folder: Path, *, rag=None, count=16, eval_questions=None, callbacks=None, **options):

@@ -40,6 +40,7 @@ def run(checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
         "world_size": args.world_size,
         "loss": [entry["loss"] for entry in steps],
         "grad_norm": [entry["grad_norm"] for entry in steps],
+        "terms": [[entry[key] for key in sorted(entry) if "loss_" in key] for entry in steps],
         "before": before,
         "metrics": predicted.metrics,
         "predictions": predicted.predictions.tolist(),

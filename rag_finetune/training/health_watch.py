@@ -1,6 +1,7 @@
 """Watches, while it trains, whether a retriever still chooses among passages."""
 
 import warnings
+from collections import deque
 
 import numpy as np
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from rag_finetune.metrics.health import collapses, retrieval_health
 
 FEWEST = 20  # questions from which variety says something
+MOST = 1000  # batches that are kept where nobody asks
 
 
 class HealthWatch:
@@ -23,8 +25,7 @@ class HealthWatch:
             n_passages: size of the index.
         """
         self.n_passages = n_passages
-        self._doc_ids: list[np.ndarray] = []
-        self._scores: list[np.ndarray] = []
+        self._batches: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=MOST)
         self._first: tuple[int, dict[str, float]] | None = None
         self._told: set[str] = set()
 
@@ -35,8 +36,7 @@ class HealthWatch:
             doc_ids: rows of the index, shape (B, K); −1 for no passage.
             doc_scores: their scores, shape (B, K).
         """
-        self._doc_ids.append(doc_ids)
-        self._scores.append(doc_scores.detach().float().cpu().numpy())
+        self._batches.append((doc_ids, doc_scores.detach().float().cpu().numpy()))
 
     def take(self, warn: bool) -> dict[str, float]:
         """Figures of the questions since they were last taken; none while those are few.
@@ -47,11 +47,11 @@ class HealthWatch:
         Returns:
             What `retrieval_health` gives.
         """
-        count = sum(map(len, self._doc_ids))
+        count = sum(len(doc_ids) for doc_ids, _ in self._batches)
         if count < FEWEST:
             return {}
-        ids, scores = np.concatenate(self._doc_ids), np.concatenate(self._scores)
-        self._doc_ids, self._scores = [], []
+        ids, scores = (np.concatenate(parts) for parts in zip(*self._batches, strict=True))
+        self._batches.clear()
         retrieved = [[str(row) if row >= 0 else "" for row in rows] for rows in ids.tolist()]
         health = retrieval_health(retrieved, scores, self.n_passages)
         self._first = self._first or (count, health)

@@ -43,8 +43,8 @@ class RagEvaluator(Seq2SeqTrainer):
     _questions: Dataset
 
     @functools.cached_property
-    def _first_health(self) -> dict[str, tuple[int, dict[str, float]]]:
-        """Of each set of questions: how many, and the figures of its first evaluation."""
+    def _first_health(self) -> dict[str, dict[str, float]]:
+        """The figures of the first evaluation in training, of each set of questions."""
         return {}
 
     @property
@@ -134,9 +134,10 @@ class RagEvaluator(Seq2SeqTrainer):
         self._evaluated = {}
         n_docs = self.retriever.n_docs
         metrics = measure(rows, self.retriever.index, n_docs, ceiling=False)
-        before = self._first_health.setdefault(metric_key_prefix, (len(rows), metrics))
-        known = before[1] if before[0] == len(rows) else None
-        for message in collapses(metrics, len(rows), known).values():
+        before = None
+        if self.is_in_train:  # the same questions each time
+            before = self._first_health.setdefault(metric_key_prefix, metrics)
+        for message in collapses(metrics, len(rows), before).values():
             warnings.warn(message, stacklevel=2)
         predictions = padded_array([row.token_ids for row in rows], self._pad_token_id)
         labels = padded_array([row.label_ids for row in rows], self._pad_token_id)
