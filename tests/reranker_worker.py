@@ -11,7 +11,7 @@ from rag_finetune.retrieval.rerank import load_reranker
 from rag_finetune.training.reranker_arguments import RerankerTrainingArguments
 from rag_finetune.training.reranker_trainer import RerankerTrainer
 
-COUNTS = [4, 1, 2, 3] * 3  # negatives of each question: the lists of a batch differ in length
+COUNTS = [4, 1, 2, 3] * 4  # negatives of each question: the lists of a batch differ in length
 BATCH = list(range(11))  # of two processes one has six questions, the other five
 
 

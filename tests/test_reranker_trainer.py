@@ -3,7 +3,6 @@ import math
 
 import pytest
 import reranker_worker
-import tiny_rag
 import torch
 from conftest import ROOT
 from test_rag_trainer import KillAtStep
@@ -171,13 +170,3 @@ def test_the_best_checkpoint_is_kept_where_one_validates(tmp_path):
     results = json.loads((tmp_path / "run/train_results.json").read_text())
     figures = ranking_figures(load_reranker(str(tmp_path / "run")), examples(COUNTS, 3))
     assert figures["mrr@10"] == pytest.approx(results["best_metric"])
-
-
-def test_arguments_out_of_range_and_refused_ones_are_named(tmp_path):
-    with pytest.raises(ValueError, match="n_negatives must be at least 1, found 0"):
-        arguments(tmp_path, n_negatives=0)
-    with pytest.raises(ValueError, match="early_stopping_patience needs evaluations"):
-        arguments(tmp_path, early_stopping_patience=1)
-    with pytest.raises(ValueError, match=r"--label_smoothing_factor 0\.1 cannot be used"):
-        arguments(tmp_path, label_smoothing_factor=0.1)
-    assert tiny_rag.facts()
