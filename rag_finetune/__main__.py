@@ -28,6 +28,7 @@ COMMANDS = {
     "train-reranker": "train a cross-encoder to put the gold passage first",
     "mine-negatives": "find passages that mislead, to train a retriever or a reranker on",
     "tune-retrieval": "choose on a file of questions how an index is searched",
+    "export-beir": "write passages and questions as a BEIR folder",
     "doctor": "show what is installed and what is known not to work",
 }
 

@@ -6,6 +6,7 @@ import math
 import bm25s
 import pytest
 import tiny_rag
+import tiny_words
 from datasets import Dataset
 from trained_rag import trained_rag
 
@@ -18,6 +19,8 @@ from rag_finetune.evaluation.baselines import (
 )
 from rag_finetune.evaluation.evaluate import evaluate_rag
 from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.retrieval.search import Searcher
+from rag_finetune.retrieval.way import Retrieval
 
 RETRIEVAL = ("recall", "mrr", "ndcg", "answer_", "distinct_", "top1_", "doc_")
 
@@ -100,6 +103,22 @@ def test_the_scores_of_bm25_weigh_the_passages(rag):
     assert [p["id"] for p in passages] == ids
     assert [p["score"] for p in passages] == scores[0].tolist()
     assert sum(p["posterior"] for p in passages) == pytest.approx(1.0)
+
+
+def test_the_baseline_ranks_as_a_search_by_words_does_equal_scores_too(rag, tmp_path):
+    asked = ["who has the old house ?", "the dog", "oslo", tiny_rag.facts()[7]["question"]]
+    questions = tiny_rag.questions(4).map(lambda row, number: {"question": asked[number]}, True)
+    index = tiny_words.word_index(tmp_path / "words")
+    scores, found = Searcher(index, Retrieval("bm25")).search(None, asked, 20)
+    evaluation = evaluate_lexical(rag, questions, n_docs=20, max_new_tokens=1)
+    ties = 0
+    for row, of_search, ids in zip(evaluation.predictions, scores, found, strict=True):
+        expected = [str(number + 1) for number in ids if number >= 0]
+        assert [passage["id"] for passage in row["passages"]] == expected
+        held = [passage["score"] for passage in row["passages"]]
+        assert held == of_search[: len(held)].tolist()
+        ties += len(held) - len(set(held))
+    assert ties >= 5
 
 
 def test_an_index_is_made_ready_for_bm25_once(rag, monkeypatch):

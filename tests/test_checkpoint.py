@@ -7,6 +7,7 @@ import traceback
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_rag
 import torch
@@ -22,6 +23,7 @@ from rag_finetune.data.passages import load_passages
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
 from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.index.update import update_index
 from rag_finetune.rag import checkpoint
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import (
@@ -416,6 +418,27 @@ def test_only_the_token_caches_themselves_are_left_out_of_a_copy(bare, index):
     finally:
         shutil.rmtree(deeper.parent)
     assert (bare / "index" / "more" / "tokens").is_dir()
+
+
+def test_a_checkpoint_gets_one_version_of_an_index_that_is_updated_while_it_is_copied(
+    bare, index, tmp_path, monkeypatch
+):
+    source = shutil.copytree(index.folder, tmp_path / "source")
+    opened, plain, done = open_index(source), shutil.copy2, []
+
+    def late(*arguments, **options):
+        if not done:
+            done.append(update_index(source, remove=["1"]))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "copy2", late)
+    place_index(opened, bare, "copy", ours=False)
+    placed = load_rag(bare).retriever.index
+    assert placed.passages["id"][:] == [str(number) for number in range(2, 21)]
+    vectors = placed.vectors_at(np.arange(19))
+    best = (vectors @ vectors.T).max(axis=1)
+    np.testing.assert_allclose(placed.search(vectors, 1)[0][:, 0], best, rtol=1e-5)
+    assert (bare / "index/dense.faiss").read_bytes() == (source / "dense.faiss").read_bytes()
 
 
 def test_another_index_takes_the_place_of_the_copy(bare, index, tmp_path):

@@ -41,9 +41,26 @@ def test_it_trains_on_mined_negatives_and_leaves_a_cross_encoder(inputs, tmp_pat
 def test_negatives_come_from_the_index_where_the_file_has_none(inputs, tmp_path):
     words = words_of(inputs, tmp_path / "run", tiny_job() / "train.json")
     error = error_of(*words)
-    assert "has no hard_negative_ctxs. Give an --index" in error
+    assert "has no hard_negative_ctxs. Give --passages or an --index" in error
     done = ok(*words, "--index", inputs / "index")
     assert "20 questions to train on, 0 to validate on" in done.out
+
+
+def test_files_of_passages_take_the_place_of_an_index(inputs, tmp_path):
+    """Negatives are those that an index by words of the same passages gives."""
+    weights = []
+    for name, source in (
+        ("index", ["--index", inputs / "index"]),
+        ("files", ["--passages", tiny_job() / "passages.jsonl"]),
+    ):
+        words = words_of(inputs, tmp_path / name, tiny_job() / "train.json", *source)
+        done = ok(*words, "--validation_file", tiny_job() / "train.json")
+        assert "20 questions to train on, 20 to validate on" in done.out
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    error = usage_error_of(*words, "--retrieval", "dense", "--question_encoder", "x")
+    assert "--retrieval dense needs an --index" in error
+    assert "not allowed with argument" in usage_error_of(*words, "--index", inputs / "index")
 
 
 def test_an_encoder_gets_a_classifier(inputs, tmp_path):

@@ -50,6 +50,19 @@ def test_documents_are_added_replaced_and_removed_in_one_command(index, tmp_path
     assert "made already" in ok("update", "--index", index, *words).out
 
 
+@pytest.mark.filterwarnings("ignore:.*compact it", "ignore:.*less than 90%")
+def test_vectors_of_passages_that_are_gone_are_told_with_the_remedy(tmp_path):
+    words = index_words(tiny_job(), tmp_path / "index")
+    ok(*words, "--index_type", "HNSW8,Flat")
+    done = ok("update", "--index", tmp_path / "index", "--remove", "1", "7")
+    last = done.out.splitlines()[-1]
+    assert last.startswith("2 vectors in its FAISS file are of passages that are gone.")
+    remedy = f"rag-finetune compact --index {tmp_path / 'index'}"
+    assert last.endswith(f"plain RagRetriever refuses the index until it is compacted: {remedy}")
+    ok(*remedy.split()[1:])
+    assert open_index(tmp_path / "index").manifest.tombstones == 0
+
+
 def test_documents_are_cut_as_the_others_were(index, tmp_path):
     ok("update", "--index", index, "--add", write(tmp_path / "new.jsonl", ("x", LONG)))
     found = [row for row in open_index(index).passages.to_list() if row["document_id"] == "x"]

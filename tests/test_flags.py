@@ -15,6 +15,7 @@ from rag_finetune.cli import (
     compare,
     doctor,
     evaluate,
+    export_beir,
     index,
     mine_negatives,
     predict,
@@ -71,6 +72,7 @@ def test_every_flag_says_what_it_is_for(command):
         "mine-negatives": mine_negatives.make_mine_negatives_parser,
         "train-reranker": train_reranker.make_help_parser,
         "tune-retrieval": tune_retrieval.make_tune_retrieval_parser,
+        "export-beir": export_beir.make_export_beir_parser,
         "doctor": doctor.make_doctor_parser,
     }[command]
     assert [action.dest for action in make()._actions if not action.help] == []

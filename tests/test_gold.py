@@ -12,7 +12,7 @@ from rag_finetune.data.qa_fields import context_id
 from rag_finetune.data.qa_formats import iter_contexts
 from rag_finetune.index import gold
 from rag_finetune.index.build import build_index
-from rag_finetune.index.gold import Passages, resolve_positives
+from rag_finetune.index.gold import Passages, gold_grades, gold_rows, resolve_positives
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
 LONG = " ".join(f"word{i}" for i in range(10))
@@ -206,3 +206,26 @@ def test_passages_that_are_in_no_index_yet_are_searched_alike(tmp_path):
     missing = Dataset.from_list([{**row, "positive_passages": []}])
     with pytest.warns(UserWarning, match="document_id of a passage of files.tsv, such as 'x'"):
         resolve_positives(missing, Passages(known, "files.tsv"))
+
+
+def test_grades_are_those_of_the_passages_that_stand_there():
+    """A document that was cut gives its grade to its pieces, the higher one where two say so."""
+    columns = {"id": ["a#1", "b", "a#2"], "document_id": ["a", "b", "a"]}
+    passages = Dataset.from_dict({**columns, "title": [""] * 3, "text": ["x", "y", "z"]})
+    rows = [
+        {"id": "0", "positive_ids": ["a", "a#2"], "positive_grades": [1.0, 3.0]},
+        {"id": "1", "positive_ids": ["b", "gone"], "positive_grades": []},
+        {"id": "2", "positive_ids": [], "positive_grades": []},
+    ]
+    questions = Dataset.from_list([{"question": "?", "answers": ["x"]} | row for row in rows])
+    expected = [{"a#1": 1.0, "a#2": 3.0}, {"b": 1.0}, {}]
+    with pytest.warns(UserWarning, match="1 positive_ids are neither"):
+        assert gold_grades(questions, Passages(passages, "files")) == expected
+    with pytest.warns(UserWarning, match="1 positive_ids are neither"):
+        plain = gold_grades(questions.remove_columns("positive_grades"), Passages(passages, "f"))
+    assert plain == [{"a#1": 1.0, "a#2": 1.0}, {"b": 1.0}, {}]
+
+
+def test_rows_of_gold_passages_are_those_of_all_pieces(index_of):
+    index = index_of(("a#1", "", "one"), ("b", "", "two"), ("a#2", "", "three"))
+    assert gold_rows(asked(ids=["b", "a"]), index) == [[1, 0, 2]]

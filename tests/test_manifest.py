@@ -7,6 +7,7 @@ from rag_finetune.index.manifest import (
     Manifest,
     file_sizes,
     load_manifest,
+    of_one_version,
     require_equal,
     require_sizes,
 )
@@ -130,3 +131,33 @@ def test_what_does_not_fit_is_named_with_both_values(tmp_path):
     require_equal(tmp_path, "rows", 3, 3, "unused")
     with pytest.raises(ValueError, match=r"rows of x: expected 3, found 4. Do this"):
         require_equal(tmp_path, "rows of x", 3, 4, "Do this.")
+
+
+def test_what_was_read_of_two_versions_is_read_again(tmp_path):
+    MANIFEST.save(tmp_path)
+    calls = []
+
+    def read():
+        calls.append(load_manifest(tmp_path).n_passages)
+        if len(calls) == 1:
+            replace(MANIFEST, n_passages=7).save(tmp_path)
+        elif len(calls) == 2:
+            replace(MANIFEST, n_passages=8).save(tmp_path)
+            raise FileNotFoundError("it was just replaced")
+        return calls[-1]
+
+    assert of_one_version(tmp_path, read) == 8
+    assert calls == [20, 7, 8]
+
+
+def test_what_cannot_be_read_of_one_version_is_an_error(tmp_path):
+    MANIFEST.save(tmp_path)
+    calls = []
+
+    def read():
+        calls.append(0)
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        of_one_version(tmp_path, read)
+    assert len(calls) == 1

@@ -2,10 +2,14 @@ import json
 import math
 
 import pytest
-import tiny_rag
+import reranker_worker
 import torch
+from conftest import ROOT
+from test_rag_trainer import KillAtStep
 from test_reranker_data import examples
+from test_two_processes import launch
 from tiny_reranker import save_reranker
+from tiny_training import same, weights
 
 from rag_finetune.retrieval.rerank import load_reranker
 from rag_finetune.training.reranker_arguments import RerankerTrainingArguments
@@ -20,10 +24,11 @@ def arguments(folder, **more):
     return RerankerTrainingArguments(output_dir=str(folder), **(options | more))
 
 
-def trainer_of(folder, n_logits=1, held=None, **more):
+def trainer_of(folder, n_logits=1, held=None, callbacks=None, **more):
     reranker = load_reranker(save_reranker(folder / "start", n_logits, std=0.1))
     args = arguments(folder / "run", **more)
-    return RerankerTrainer(reranker, args, examples(COUNTS, args.n_negatives), held)
+    data = examples(COUNTS, args.n_negatives)
+    return RerankerTrainer(reranker, args, data, held, callbacks=callbacks)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_gold_passage_in_its_list(tmp_path):
@@ -77,6 +82,49 @@ def test_what_is_left_is_an_ordinary_folder(tmp_path):
     assert (tmp_path / "run/checkpoint-1/model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("step", [3, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_run_ended_by_sigterm_goes_on_to_the_same_bits(tmp_path, step):
+    """Epochs are of three steps: it ends within one (after step 4), or with one (after step 6)."""
+    options = {"max_steps": 8, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    whole = trainer_of(tmp_path / "whole", **options)
+    whole.train()
+    ended = trainer_of(tmp_path / "ended", **options, callbacks=[KillAtStep(step)])
+    start = weights(ended.model)
+    ended.train()
+    assert ended.sigterm.stopped and ended.state.global_step == step + 1
+    assert not all(same(weights(ended.model), weights(whole.model)).values())
+    resumed = trainer_of(tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"ended/run/checkpoint-{step + 1}"))
+    assert resumed.state.global_step == 8
+    assert all(same(weights(resumed.model), weights(whole.model)).values())
+    assert not any(
+        equal for name, equal in same(weights(whole.model), start).items() if "query" in name
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # the launch imports torch three times
+def test_two_processes_have_the_gradient_and_the_weights_of_one_with_the_whole_batch(tmp_path):
+    save_reranker(tmp_path / "start", std=0.1)
+    launch(str(ROOT / "tests" / "reranker_worker.py"), str(tmp_path))
+    reranker_worker.run(tmp_path)
+    one, two = (json.loads((tmp_path / f"figures{n}.json").read_text()) for n in (1, 2))
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert len(one["logged"]["loss"]) == 4
+    for name in ("loss", "grad_norm"):
+        assert two["logged"][name] == pytest.approx(one["logged"][name], rel=1e-4), name
+    assert two["figures"] == pytest.approx(one["figures"], rel=1e-4)
+    for kind in ("gradients", "weights"):
+        whole = torch.load(tmp_path / f"{kind}0of1.pt")
+        norm = sum(float(tensor.square().sum()) for tensor in whole.values()) ** 0.5
+        assert norm > 0
+        for process in (0, 1):
+            found = torch.load(tmp_path / f"{kind}{process}of2.pt")
+            assert found.keys() == whole.keys()
+            for name, tensor in whole.items():
+                assert float((found[name] - tensor).norm()) <= 1e-5 * norm, (kind, name)
+
+
 def test_accumulation_changes_nothing(tmp_path):
     weights = []
     for number, (batch, steps) in enumerate(((12, 1), (4, 3))):
@@ -122,13 +170,3 @@ def test_the_best_checkpoint_is_kept_where_one_validates(tmp_path):
     results = json.loads((tmp_path / "run/train_results.json").read_text())
     figures = ranking_figures(load_reranker(str(tmp_path / "run")), examples(COUNTS, 3))
     assert figures["mrr@10"] == pytest.approx(results["best_metric"])
-
-
-def test_arguments_out_of_range_and_refused_ones_are_named(tmp_path):
-    with pytest.raises(ValueError, match="n_negatives must be at least 1, found 0"):
-        arguments(tmp_path, n_negatives=0)
-    with pytest.raises(ValueError, match="early_stopping_patience needs evaluations"):
-        arguments(tmp_path, early_stopping_patience=1)
-    with pytest.raises(ValueError, match=r"--label_smoothing_factor 0\.1 cannot be used"):
-        arguments(tmp_path, label_smoothing_factor=0.1)
-    assert tiny_rag.facts()

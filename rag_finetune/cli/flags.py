@@ -6,6 +6,7 @@ from typing import Any
 
 from rag_finetune.cli.parsing import add_bool, split_config
 from rag_finetune.cli.recipe import read_recipe, recipe_keys
+from rag_finetune.data.formats import FORMATS
 from rag_finetune.retrieval.way import RERANK_TOP, WAYS
 
 CHECKPOINT = "checkpoint folder that `assemble` or `train` left, or a Hub name"
@@ -41,6 +42,30 @@ def add_question_flags(parser: argparse._ActionsContainer) -> None:
         "keep_unanswerable",
         False,
         "keep SQuAD's unanswerable questions, with the empty string as their answer",
+    )
+
+
+def add_passage_flags(
+    parser: argparse.ArgumentParser, *, index_help: str, required: bool = True
+) -> None:
+    """Add the flags of passages that come from files or from an index, and of cutting the files.
+
+    Args:
+        parser: what gets them.
+        index_help: what is said of --index.
+        required: one of --passages and --index must be given.
+    """
+    source = parser.add_mutually_exclusive_group(required=required)
+    source.add_argument("--passages", nargs="+", metavar="FILE", help="documents, in files")
+    source.add_argument("--index", help=index_help)
+    parser.add_argument(
+        "--passages_format", choices=FORMATS, help="of --passages; default: told by the files"
+    )
+    parser.add_argument(
+        "--passage_words",
+        type=int,
+        default=100,
+        help="words a passage at most; 0 keeps documents whole",
     )
 
 

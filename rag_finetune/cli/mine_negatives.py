@@ -19,7 +19,7 @@ from rag_finetune.rag.index_choice import require_known_pair, require_usable_ind
 if TYPE_CHECKING:
     from rag_finetune.index.store import PassageIndex
     from rag_finetune.retrieval.mining import NegativeMiner
-    from rag_finetune.retrieval.searchers import Searcher
+    from rag_finetune.retrieval.searchers import TextSearcher
 
 RETRIEVALS = ("bm25", "tfidf", "dense")
 
@@ -148,7 +148,7 @@ def _load(args: argparse.Namespace) -> "NegativeMiner":
     return NegativeMiner(index, searchers, reranker=reranker, **rules)
 
 
-def load_searchers(args: argparse.Namespace, index: "PassageIndex") -> "dict[str, Searcher]":
+def load_searchers(args: argparse.Namespace, index: "PassageIndex") -> "dict[str, TextSearcher]":
     """The searches that the flags name."""
     of_encoder = encoder_options(args)
     return {
@@ -159,7 +159,7 @@ def load_searchers(args: argparse.Namespace, index: "PassageIndex") -> "dict[str
 
 def _dense(
     args: argparse.Namespace, index: "PassageIndex", of_encoder: dict[str, Any]
-) -> "Searcher":
+) -> "TextSearcher":
     """A search by vectors."""
     from rag_finetune.encoders.load import load_question_encoder
     from rag_finetune.rag.checkpoint import load_rag

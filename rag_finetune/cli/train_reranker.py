@@ -1,9 +1,17 @@
 """`rag-finetune train-reranker`: train a cross-encoder on gold passages and negatives."""
 
 import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from rag_finetune.cli.flags import add_question_flags, best_device, require_positive, training_flags
+from rag_finetune.cli.flags import (
+    add_passage_flags,
+    add_question_flags,
+    best_device,
+    require_positive,
+    training_flags,
+)
 from rag_finetune.cli.mine_negatives import add_search_flags, check_search_flags, load_searchers
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.cli.train import STOPPED_BY_SIGTERM, check_output, say_nothing
@@ -11,6 +19,7 @@ from rag_finetune.files import check_file
 from rag_finetune.training.resume import LATEST
 
 if TYPE_CHECKING:
+    from rag_finetune.index.gold import Passages
     from rag_finetune.index.store import PassageIndex
     from rag_finetune.training.reranker_arguments import RerankerTrainingArguments
     from rag_finetune.training.reranker_trainer import RerankerTrainer
@@ -19,7 +28,8 @@ if TYPE_CHECKING:
 MINED = 30  # negatives of a question to draw from, where the file has none
 EPILOG = """\
 The training file has gold passages and hard negatives (positive_ctxs and hard_negative_ctxs of
-DPR's JSON, as `mine-negatives` writes it); or gold passages alone, and --index finds the negatives.
+DPR's JSON, as `mine-negatives` writes it); or gold passages alone, and the negatives are found in
+--index, or by words in --passages.
 Transformers' own training flags are taken as well, such as --learning_rate, --num_train_epochs,
 --per_device_train_batch_size, --eval_strategy, --bf16, --seed; --help_all lists them.
 """
@@ -37,7 +47,9 @@ def make_reranker_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train_file", required=True, help="questions to train on")
     parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
     add_question_flags(parser)
-    parser.add_argument("--index", help="index folder, to find negatives where a file has none")
+    add_passage_flags(
+        parser, index_help="index folder, to find negatives where a file has none", required=False
+    )
     add_search_flags(parser)
     parser.add_argument(
         "--max_length", type=int, help="tokens of question and passage; default: up to 512"
@@ -81,6 +93,8 @@ def main(argv: list[str]) -> int:
         if path is not None:
             check_file(path)
     require_positive(data, "max_length")
+    if "dense" in data.retrieval and not data.index:
+        parser.error("--retrieval dense needs an --index: it holds the vectors of the passages")
     check_search_flags(parser, data)
     if data.validation_file is None:
         rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
@@ -93,11 +107,44 @@ def main(argv: list[str]) -> int:
     return _train(data, args)
 
 
+def _load_source(data: argparse.Namespace, tokenizer: Any) -> "PassageIndex | Passages | None":
+    """The passages that gold ones and negatives are found among; None where the files have all."""
+    from rag_finetune.data.passages import load_passages
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.index.store import open_index
+
+    if data.passages:
+        passages = load_passages(
+            data.passages,
+            data.passage_words,
+            tokenizer=tokenizer,
+            passages_format=data.passages_format,
+        )
+        return Passages(passages, ", ".join(data.passages))
+    return open_index(data.index) if data.index else None
+
+
+def _index_of(
+    source: "PassageIndex | Passages", data: argparse.Namespace, folder: Path
+) -> "PassageIndex":
+    """An index to mine in: the one that was given, or one by words that is made when needed."""
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.index.lexical_parts import build_word_index
+    from rag_finetune.index.store import open_index
+
+    if not isinstance(source, Passages):
+        return source
+    if folder.exists():
+        return open_index(folder)
+    return build_word_index(source.passages, folder, {kind: {} for kind in data.retrieval})
+
+
 def _load_examples(
     data: argparse.Namespace,
     path: str,
     args: "RerankerTrainingArguments",
-    index: "PassageIndex | None",
+    source: "PassageIndex | Passages | None",
+    folder: Path,
 ) -> "RetrieverExamples":
     """Questions with gold passages and negatives: those of the file, or mined ones."""
     from datasets import Dataset
@@ -112,18 +159,19 @@ def _load_examples(
     questions = load_questions(path, need_answers=False, **options)
     candidates = load_mined(path, len(questions), data.qa_format)
     if not (candidates and any(entry.negatives for entry in candidates)):
-        if index is None:
+        if source is None:
             raise ValueError(
-                f"{path}: has no hard_negative_ctxs. Give an --index to find negatives in, or a "
-                "file that `rag-finetune mine-negatives` wrote."
+                f"{path}: has no hard_negative_ctxs. Give --passages or an --index to find "
+                "negatives in, or a file that `rag-finetune mine-negatives` wrote."
             )
+        index = _index_of(source, data, folder)
         searchers = load_searchers(data, index)
         miner = NegativeMiner(index, searchers, n_negatives=max(MINED, args.n_negatives))
         questions, candidates = candidates_of(questions, miner.mine(questions, progress=True))
     questions, candidates = with_negatives(questions, candidates)
     passages = Dataset.from_dict({name: [] for name in ("id", "document_id", "title", "text")})
-    if index is not None:
-        questions, passages = resolve_positives(questions, index), index.passages
+    if source is not None:
+        questions, passages = resolve_positives(questions, source), source.passages
     seed = args.data_seed if args.data_seed is not None else args.seed
     return RetrieverExamples(
         questions, passages, candidates, n_negatives=args.n_negatives, seed=seed
@@ -132,16 +180,16 @@ def _load_examples(
 
 def _make_trainer(data: argparse.Namespace, args: "RerankerTrainingArguments") -> "RerankerTrainer":
     """Load what the flags name, and join it."""
-    from rag_finetune.index.store import open_index
     from rag_finetune.retrieval.rerank import load_reranker
     from rag_finetune.training.reranker_trainer import RerankerTrainer
 
     reranker = load_reranker(data.reranker, max_length=data.max_length, new_head=True)
-    index = open_index(data.index) if data.index else None
-    examples = _load_examples(data, data.train_file, args, index)
-    held = None
-    if data.validation_file is not None:
-        held = _load_examples(data, data.validation_file, args, index)
+    source, held = _load_source(data, reranker.tokenizer), None
+    with TemporaryDirectory() as folder:
+        shared = (args, source, Path(folder) / "index")
+        examples = _load_examples(data, data.train_file, *shared)
+        if data.validation_file is not None:
+            held = _load_examples(data, data.validation_file, *shared)
     reranker.model.to(best_device())
     return RerankerTrainer(reranker, args, examples, held)
 
@@ -167,4 +215,5 @@ def _train(data: argparse.Namespace, args: "RerankerTrainingArguments") -> int:
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
     say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
+    trainer.end()
     return 0

@@ -3,10 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from rag_finetune.cli.flags import add_question_flags, require_positive, training_flags
+from rag_finetune.cli.flags import (
+    add_passage_flags,
+    add_question_flags,
+    require_positive,
+    training_flags,
+)
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
 from rag_finetune.cli.train import STOPPED_BY_SIGTERM, check_output, say_nothing
-from rag_finetune.data.formats import FORMATS
 from rag_finetune.files import check_file
 from rag_finetune.training.resume import LATEST
 
@@ -39,16 +43,7 @@ def make_retriever_parser() -> argparse.ArgumentParser:
         None,
         "one network reads both; default: where --context_encoder is not given",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--passages", nargs="+", metavar="FILE", help="documents, in files")
-    source.add_argument("--index", help="index folder, whose passages are taken")
-    parser.add_argument("--passages_format", choices=FORMATS, help="default: told by the files")
-    parser.add_argument(
-        "--passage_words",
-        type=int,
-        default=100,
-        help="words a passage at most; 0 keeps documents whole",
-    )
+    add_passage_flags(parser, index_help="index folder, whose passages are taken")
     parser.add_argument("--train_file", required=True, help="questions to train on")
     parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
     add_question_flags(parser)

@@ -66,6 +66,12 @@ def main(argv: list[str]) -> int:
     with notes_shown(args.debug, "update"):
         index = update_index(args.index, remove=remove, progress=True, **inputs)
     print(index_summary(args.index, index.manifest))
+    if index.manifest.tombstones:
+        print(
+            f"{index.manifest.tombstones:,} vectors in its FAISS file are of passages that are "
+            "gone. No search of ours returns them; plain RagRetriever refuses the index until it "
+            f"is compacted: rag-finetune compact --index {args.index}"
+        )
     return 0
 
 

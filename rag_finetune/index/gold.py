@@ -79,14 +79,49 @@ def gold_rows(questions: Dataset, index: PassageIndex) -> list[list[int]]:
         UserWarning: see `resolve_positives`.
     """
     golds = resolve_positives(questions, index)["positive_ids"][:]
-    wanted = {name for names in golds for name in names}
-    rows: dict[str, list[int]] = {}
-    names = index.passages.select_columns(["id", "document_id"]).with_format(None)
-    for number, block in enumerate(names.iter(batch_size=BLOCK)):
+    held = _held({name for names in golds for name in names}, index)
+    return [list(dict.fromkeys(row for name in ids for row in held.get(name, ()))) for ids in golds]
+
+
+def gold_grades(questions: Dataset, index: PassageIndex | Passages) -> list[dict[str, float]]:
+    """Ids of the gold passages of each question, as they stand among passages, and their grades.
+
+    Args:
+        questions: as from `load_questions`.
+        index: the opened index, or passages that may become one.
+
+    Returns:
+        For each question the grades by id, in the order of its gold ids; 1 where nothing is said.
+        Of a document that was cut, all pieces have its grade. Empty where there is no such passage.
+
+    Warns:
+        UserWarning: see `resolve_positives`.
+    """
+    resolved = resolve_positives(questions, index)
+    golds = resolved["positive_ids"][:]
+    given: list[list[float]] = [[] for _ in golds]
+    if "positive_grades" in resolved.column_names:
+        given = resolved["positive_grades"][:]
+    held = _held({name for names in golds for name in names}, index)
+    found = []
+    for ids, grades in zip(golds, given, strict=True):
+        best: dict[str, float] = {}
+        for name, grade in zip(ids, grades or [1.0] * len(ids), strict=True):
+            for piece in held.get(name, {}).values():
+                best[piece] = max(grade, best.get(piece, 0.0))
+        found.append(best)
+    return found
+
+
+def _held(names: set[str], index: PassageIndex | Passages) -> dict[str, dict[int, str]]:
+    """Of each name the passages that have it as id or document: their rows, with their ids."""
+    found: dict[str, dict[int, str]] = {}
+    columns = index.passages.select_columns(["id", "document_id"]).with_format(None)
+    for number, block in enumerate(columns.iter(batch_size=BLOCK)):
         for row, pair in enumerate(zip(block["id"], block["document_id"], strict=True)):
-            for name in wanted.intersection(pair):
-                rows.setdefault(name, []).append(number * BLOCK + row)
-    return [list(dict.fromkeys(row for name in ids for row in rows.get(name, ()))) for ids in golds]
+            for name in names.intersection(pair):
+                found.setdefault(name, {})[number * BLOCK + row] = pair[0]
+    return found
 
 
 class _Golds:

@@ -1,12 +1,15 @@
 """What an index folder says about itself, and the checks that hold it to that."""
 
 import json
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rag_finetune.files import describe, read_text, write_json
+
+Read = TypeVar("Read")
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -128,6 +131,30 @@ def load_manifest(folder: Path) -> Manifest:
     if data.get("place", "") not in ("", NEXT):
         raise ValueError(f'{path}: "place" must be empty or "{NEXT}", found "{data["place"]}".')
     return Manifest(**data)
+
+
+def of_one_version(folder: Path, read: Callable[[], Read]) -> Read:
+    """What a reading of an index folder gives while no update puts another version in its place.
+
+    Args:
+        folder: the index folder.
+        read: reads it; called again where what it read, or failed at, may be of two versions.
+    """
+    path = folder / FILE_NAME
+
+    def seen() -> bytes | None:
+        return path.read_bytes() if path.is_file() else None
+
+    while True:
+        before = seen()
+        try:
+            found = read()
+        except (OSError, ValueError):
+            if before == seen():
+                raise
+        else:
+            if before == seen():
+                return found
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -14,7 +14,12 @@ from datasets import Dataset, load_from_disk
 from rag_finetune.index.corpus import COLUMNS
 from rag_finetune.index.dense_search import open_dense, search_dense
 from rag_finetune.index.lexical import LexicalIndex, open_lexical
-from rag_finetune.index.manifest import FILE_NAME, load_manifest, require_equal, require_sizes
+from rag_finetune.index.manifest import (
+    load_manifest,
+    of_one_version,
+    require_equal,
+    require_sizes,
+)
 
 PASSAGES = "passages"
 DENSE = "dense.faiss"
@@ -229,18 +234,8 @@ def open_index(folder: str | Path, fingerprint: str | None = None) -> PassageInd
         ValueError: fingerprint, dimension or count differ from the manifest's, or the metric is
             not the inner product.
     """
-    path = Path(folder) / FILE_NAME
-    while True:
-        before = path.read_bytes() if path.is_file() else None
-        try:
-            index = PassageIndex(Path(folder), fingerprint)
-        except (OSError, ValueError):
-            if before == (path.read_bytes() if path.is_file() else None):
-                raise
-        else:
-            if before == path.read_bytes():
-                return index
-        # An update has put another version in its place: what was opened may be of both.
+    path = Path(folder)
+    return of_one_version(path, lambda: PassageIndex(path, fingerprint))
 
 
 def _open_passages(folder: Path, has_vectors: bool) -> Dataset:

@@ -20,9 +20,8 @@ from rag_finetune.encoders.load import require_source
 from rag_finetune.encoders.network import load_tokenizer, whole_weights
 from rag_finetune.encoders.pooled import register
 from rag_finetune.encoders.saving import save_network
-from rag_finetune.files import staged_folder
+from rag_finetune.index.copies import copy_index, size_on_disk
 from rag_finetune.index.store import PassageIndex, open_index
-from rag_finetune.index.versions import TOKENS, WORK, link_or_copy
 from rag_finetune.rag.index_choice import require_usable_index
 from rag_finetune.rag.reference import (
     load_index_reference,
@@ -37,7 +36,6 @@ from rag_finetune.retrieval.way import Retrieval
 INDEX = "index"
 INDEX_MODES = ("copy", "link", "none")
 COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
-PASSING = [TOKENS, WORK]  # what stands in an index folder and is no part of the index
 MODEL_TYPES: dict[str, Any] = {
     "rag_sequence": RagSequenceForGeneration,
     "rag_token": RagTokenForGeneration,
@@ -158,6 +156,8 @@ def place_index(
 ) -> None:
     """Put the index where a checkpoint finds it after a move, and write that down.
 
+    Where the index was updated since it was opened, a copy is of its newest version, whole.
+
     Args:
         index: the opened index.
         folder: the checkpoint.
@@ -168,17 +168,8 @@ def place_index(
         retrieval: the way that the checkpoint shall remember; None for the index's own.
     """
     mode = index_mode(index, mode)
-    target = folder / INDEX
     if mode == "copy":
-        if not _same_files(index.folder, target):
-            with staged_folder(target) as staged:
-                shutil.copytree(
-                    index.folder,
-                    staged,
-                    copy_function=link_or_copy if ours else shutil.copy2,
-                    ignore=lambda at, _: PASSING if Path(at) == index.folder else [],
-                    dirs_exist_ok=True,
-                )
+        copy_index(index.folder, folder / INDEX, share=ours)
     paths = {"copy": INDEX, "link": relative_path(index.folder, folder)}
     write_index_reference(folder, index, paths.get(mode), retrieval)
 
@@ -193,26 +184,7 @@ def index_mode(index: PassageIndex, mode: str | None) -> str:
         raise ValueError(f'save_index must be {", ".join(INDEX_MODES)} or None, found "{mode}".')
     if mode is not None:
         return mode
-    size = sum(file.stat().st_size for file in _files(index.folder))
-    return "copy" if size <= COPY_LIMIT else "link"
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files of an index, less those that are made anew where they are needed."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if path.relative_to(folder).parts[0] not in PASSING]
-
-
-def _same_files(source: Path, target: Path) -> bool:
-    """True when a folder holds the files of another, by name, size and time of change."""
-
-    def contents(folder: Path) -> dict[str, tuple[int, int]]:
-        return {
-            str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in _files(folder)
-        }
-
-    return target.is_dir() and contents(source) == contents(target)
+    return "copy" if size_on_disk(index.folder) <= COPY_LIMIT else "link"
 
 
 def open_index_for(folder: Path, index: PassageIndex | str | Path | None) -> PassageIndex:

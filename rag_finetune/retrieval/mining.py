@@ -16,7 +16,7 @@ from rag_finetune.index.gold import gold_rows
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.answers import has_answer
 from rag_finetune.retrieval.rerank import Reranker, passage_text
-from rag_finetune.retrieval.searchers import Searcher
+from rag_finetune.retrieval.searchers import TextSearcher
 
 SAMPLINGS = ("top", "random")
 BLOCK = 256  # questions whose passages are held at a time
@@ -54,7 +54,7 @@ class NegativeMiner:
     def __init__(
         self,
         index: PassageIndex,
-        searchers: Mapping[str, Searcher],
+        searchers: Mapping[str, TextSearcher],
         *,
         n_negatives: int = 10,
         from_rank: int = 1,
@@ -160,7 +160,7 @@ class NegativeMiner:
         return merged
 
     def _found_by(
-        self, name: str, searcher: Searcher, texts: list[str], golds: list[list[int]]
+        self, name: str, searcher: TextSearcher, texts: list[str], golds: list[list[int]]
     ) -> list[list[Found]]:
         """What one search finds within the window."""
         scores, rows = searcher.search(texts, min(self.window.stop, len(self.index)))
@@ -178,7 +178,7 @@ class NegativeMiner:
         ]
 
     def _ceilings(
-        self, searcher: Searcher, texts: list[str], golds: list[list[int]]
+        self, searcher: TextSearcher, texts: list[str], golds: list[list[int]]
     ) -> list[float]:
         """The highest score that a negative of each question may have."""
         if self.margin is None and self.max_share is None:

@@ -9,7 +9,7 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.store import PassageIndex
 
 
-class Searcher(Protocol):
+class TextSearcher(Protocol):
     """Finds passages for questions; `LexicalIndex` is one."""
 
     def search(self, questions: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,11 +35,11 @@ class DenseSearcher:
         self._last: tuple[list[str], np.ndarray] = ([], np.empty((0, encoder.dimension)))
 
     def search(self, questions: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Searcher`; scores are inner products."""
+        """See `TextSearcher`; scores are inner products."""
         return self._index.search(self._vectors(questions), min(k, len(self._index)))
 
     def scores_at(self, questions: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """See `Searcher`; 0 for row −1."""
+        """See `TextSearcher`; 0 for row −1."""
         vectors = self._index.vectors_at(rows)
         scores: np.ndarray = np.einsum("bd,bkd->bk", self._vectors(questions), vectors)
         return scores

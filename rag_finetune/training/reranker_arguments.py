@@ -70,10 +70,21 @@ class RerankerTrainingArguments(RerankerOptions, TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
-        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be a number above 0, found {self.learning_rate}.")
+        if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
-                "early_stopping_patience needs evaluations: --validation_file and an eval_strategy."
+                f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: a "
+                "question stands beside its own candidates."
             )
+        for name, is_set in (
+            ("early_stopping_patience", self.early_stopping_patience is not None),
+            ("save_strategy best", self.save_strategy == "best"),
+        ):
+            if is_set and self.eval_strategy == "no":
+                raise ValueError(
+                    f"{name} needs evaluations: --validation_file and an eval_strategy."
+                )
         if self.load_best_model_at_end is None:
             alike = self.save_strategy in (self.eval_strategy, "best")
             self.load_best_model_at_end = self.eval_strategy != "no" and alike

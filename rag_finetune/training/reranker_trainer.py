@@ -1,5 +1,6 @@
 """RerankerTrainer: a Trainer for a cross-encoder, over lists of one gold passage and others."""
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -120,6 +121,8 @@ class RerankerTrainer(Trainer):
         Raises:
             ValueError: the loss is not finite.
         """
+        # Gradients are exchanged by the wrapper: without it processes would drift apart.
+        assert self.args.world_size == 1 or model is not self.reranker.model
         loss: Tensor = super().training_step(model, inputs, *more)
         if not torch.isfinite(loss):
             raise ValueError(
@@ -163,6 +166,16 @@ class RerankerTrainer(Trainer):
         best = {"best_metric": self.state.best_metric, "best_step": self.state.best_global_step}
         known = {name: value for name, value in best.items() if value is not None}
         self.save_metrics("train", {**metrics, **known}, combined=False)
+
+    def end(self) -> None:
+        """Finish trackers and processes; nothing can be trained or evaluated afterwards.
+
+        The wrapper that exchanges gradients goes first: see `RagTrainer.end`.
+        """
+        self.model_wrapped = self.reranker.model
+        self.accelerator.free_memory()
+        gc.collect()
+        super().end()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write an ordinary folder, without the pickle of paths that the Trainer adds."""
