@@ -147,7 +147,7 @@ def rag_negative_log_likelihood(
     per_passage = targets.unsqueeze(1).expand(-1, n_docs, -1)  # (B, K, T)
     spread_out = label_smoothing or doubt_weight
     mean_log_probs = vocabulary_log_probs(logits) if spread_out else None
-    return _example_losses(
+    return example_losses(
         target_log_probs(logits, per_passage),
         mean_log_probs,
         doc_scores,
@@ -214,7 +214,7 @@ def rag_negative_log_likelihood_from_states(
         return values.new_zeros(shape).masked_scatter(counted, values)
 
     mean_log_probs = None if mean is None else spread(mean)
-    return _example_losses(
+    return example_losses(
         spread(chosen),
         mean_log_probs,
         doc_scores,
@@ -227,7 +227,7 @@ def rag_negative_log_likelihood_from_states(
     )
 
 
-def _example_losses(
+def example_losses(
     token_log_probs: Tensor,
     mean_log_probs: Tensor | None,
     doc_scores: Tensor,
@@ -238,7 +238,10 @@ def _example_losses(
     doubt_weight: float,
     vocab_size: int,
 ) -> Tensor:
-    """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
+    """The loss of each example in nats, shape (B,), from log-probabilities of its tokens.
+
+    They are (B, K, T); the mask (B, T). For the rest see `rag_negative_log_likelihood`.
+    """
     summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
     if per_token:
         log_likelihood = rag_token_log_likelihood(token_log_probs, doc_scores, mask)
