@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from rag_finetune.index.store import open_index
     from rag_finetune.index.update import compact_index, update_index
     from rag_finetune.rag.assemble import assemble_rag
+    from rag_finetune.rag.causal_assemble import Prompting
     from rag_finetune.rag.checkpoint import load_rag, save_rag
     from rag_finetune.rag.generation import generate_answers
     from rag_finetune.retrieval.retriever import RagIndexRetriever
     from rag_finetune.training.arguments import RagTrainingArguments
+    from rag_finetune.training.causal_arguments import CausalTrainingArguments
+    from rag_finetune.training.causal_trainer import CausalRagTrainer
     from rag_finetune.training.rag_trainer import RagTrainer
     from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
     from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
 __all__ = [
+    "CausalRagTrainer",
+    "CausalTrainingArguments",
+    "Prompting",
     "RagIndexRetriever",
     "RagTrainer",
     "RagTrainingArguments",
@@ -56,6 +62,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CausalRagTrainer": "training.causal_trainer",
+    "CausalTrainingArguments": "training.causal_arguments",
+    "Prompting": "rag.causal_assemble",
     "RagIndexRetriever": "retrieval.retriever",
     "RagTrainer": "training.rag_trainer",
     "RagTrainingArguments": "training.arguments",

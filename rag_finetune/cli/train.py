@@ -15,6 +15,7 @@ from rag_finetune.cli.flags import (
     training_flags,
 )
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
+from rag_finetune.cli.task import Task
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index, right_encoder
 from rag_finetune.training.resume import LATEST, check_resumable, latest_checkpoint
@@ -48,6 +49,12 @@ def make_train_parser() -> argparse.ArgumentParser:
         help="head; default: the checkpoint's own",
     )
     parser.add_argument("--index", help="index folder; default: the checkpoint's own")
+    add_data_flags(parser)
+    return parser
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of questions and passages that training commands share."""
     parser.add_argument("--train_file", required=True, help="questions to train on")
     parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
     parser.add_argument(
@@ -68,7 +75,6 @@ def make_train_parser() -> argparse.ArgumentParser:
     add_probe_flag(parser)
     add_bool(parser, "dry_run", False, "read the flags and the questions, and stop")
     add_bool(parser, "help_all", False, "list Transformers' training flags too")
-    return parser
 
 
 def make_help_parser() -> argparse.ArgumentParser:
@@ -76,6 +82,12 @@ def make_help_parser() -> argparse.ArgumentParser:
     from rag_finetune.training.options import RagOptions
 
     parser = make_train_parser()
+    add_training_help(parser, RagOptions)
+    return parser
+
+
+def add_training_help(parser: argparse.ArgumentParser, options: type) -> None:
+    """Add what --help shows of training arguments: those of ours, and where the run goes."""
     group = parser.add_argument_group("training")
     group.add_argument(
         "--output_dir",
@@ -85,24 +97,26 @@ def make_help_parser() -> argparse.ArgumentParser:
         "--resume_from_checkpoint",
         help=f"go on from a checkpoint folder; `{LATEST}`: the last one in --output_dir",
     )
-    add_dataclass_options(group, RagOptions)
-    return parser
+    add_dataclass_options(group, options)
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
+    return run(argv, Task(make_train_parser, make_help_parser))
+
+
+def run(argv: list[str], task: Task) -> int:
+    """Run a training command."""
     if "-h" in argv or "--help" in argv:
-        make_help_parser().print_help()
+        task.help_parser().print_help()
         return 0
     if "--help_all" not in argv:
         named = peek(argv, "model_name_or_path", "index")
         if named["model_name_or_path"] is not None and "--dry_run" not in argv:
             require_usable_index(named["model_name_or_path"], named["index"])
-    from rag_finetune.training.arguments import RagTrainingArguments
-
-    training_parser = training_flags(RagTrainingArguments, make_train_parser())
+    training_parser = training_flags(task.arguments(), task.parser())
     if "--help_all" in argv:
-        parser = make_help_parser()
+        parser = task.help_parser()
         parser.print_help()
         ours = {action.dest for action in parser._actions}
         for action in training_parser._actions:
@@ -111,7 +125,7 @@ def main(argv: list[str]) -> int:
         print(training_parser.format_help().partition("options:")[2])
         return 0
     flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
-    data, rest = parse_known(make_train_parser(), argv, flags)
+    data, rest = parse_known(task.parser(), argv, flags)
     _check_inputs(data)
     plain, _ = training_parser.parse_known_args(rest)
     train_questions, validation_questions = _load_questions(data, plain.eval_strategy != "no")
@@ -131,7 +145,7 @@ def main(argv: list[str]) -> int:
         return 0
     check_output(args)
     try:
-        return _train(data, args, train_questions, validation_questions)
+        return _train(task, data, args, train_questions, validation_questions)
     except ImportError as error:  # what a flag needs, such as --optim, is not installed
         raise ValueError(str(error)) from error
     except TypeError as error:
@@ -199,6 +213,7 @@ def check_output(args: "TrainingArguments") -> None:
 
 
 def _train(
+    task: Task,
     data: argparse.Namespace,
     args: "RagTrainingArguments",
     train_questions: "Dataset",
@@ -206,19 +221,11 @@ def _train(
 ) -> int:
     """Load the model, train it, leave a finished folder."""
     from rag_finetune.evaluation.probe import require_better_than_chance
-    from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
-    from rag_finetune.training.rag_trainer import RagTrainer
 
-    rag = load_rag(
-        data.model_name_or_path,
-        index=data.index,
-        model_type=data.model_type,
-        retrieval=data.retrieval,
-        lexical_prior=data.lexical_prior,
-    )
+    rag = task.load(data)
     try:
-        trainer = RagTrainer(rag, args, train_questions, validation_questions)
+        trainer = task.trainer()(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
         raise ValueError(str(error)) from error
     say = print if trainer.is_world_process_zero() else say_nothing

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -25,7 +25,7 @@ from rag_finetune.index.store import PassageIndex
 from rag_finetune.index.work import require_vacant
 from rag_finetune.rag.causal_assemble import PASSAGE_TOKENS, Prompting, join_decoder_only
 from rag_finetune.rag.causal_checkpoint import generator_config, is_decoder_only
-from rag_finetune.rag.checkpoint import give_retriever, save_rag
+from rag_finetune.rag.checkpoint import make_retriever, save_rag
 from rag_finetune.rag.heads import (
     MODEL_TYPES,
     require_model_type,
@@ -36,6 +36,16 @@ from rag_finetune.rag.model_card import CardIndex, origin_of_parts, save_model_c
 from rag_finetune.rag.reference import relative_path, write_index_reference
 
 NOT_GIVEN = Prompting()
+
+
+class Joined(NamedTuple):
+    """A model of its parts, without a retriever: a RAG head or a CausalRag."""
+
+    model: Any
+    tokenizer: RagTokenizer
+    encoder: TextEncoder
+
+
 NORMALISED_SCALE = 20.0  # inner products from −1 to 1 leave p(z|x) flat; from −20 to 20 they do not
 
 
@@ -86,6 +96,50 @@ def assemble_rag(
     """
     output_dir = Path(output_dir)
     require_vacant(output_dir)
+    model, tokenizer, encoder = join_parts(
+        question_encoder,
+        generator,
+        model_type=model_type,
+        n_docs=n_docs,
+        max_combined_length=max_combined_length,
+        prompting=prompting,
+        generation=generation,
+        pooling=pooling,
+        normalize=normalize,
+        question_prefix=question_prefix,
+        scale=scale,
+    )
+    if index is not None:
+        make_retriever(model, tokenizer, index)  # checks the fit
+        index.check_encoder(encoder.dimension, encoder.settings())
+    with staged_folder(output_dir) as folder:
+        save_rag(model, tokenizer, folder)
+        origin = origin_of_parts(question_encoder=question_encoder, generator=generator)
+        card_index = None if index is None else CardIndex(index.manifest, is_inside=False)
+        save_model_card(folder, model, origin, card_index)
+        if index is not None:
+            write_index_reference(folder, index, relative_path(index.folder, output_dir))
+    return output_dir
+
+
+def join_parts(
+    question_encoder: str,
+    generator: str,
+    *,
+    model_type: str = "rag_sequence",
+    n_docs: int = 5,
+    max_combined_length: int | None = None,
+    prompting: Prompting = NOT_GIVEN,
+    generation: Mapping[str, Any] | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    question_prefix: str | None = None,
+    scale: float | None = None,
+) -> Joined:
+    """Join a question encoder and a generator into a model, in memory.
+
+    The arguments and the errors are those of `assemble_rag`.
+    """
     require_model_type(model_type)
     require_source(generator)
     for name, value in (("n_docs", n_docs), ("max_combined_length", max_combined_length)):
@@ -110,18 +164,7 @@ def assemble_rag(
         model, tokenizer = _join_head(encoder, generator, model_type, n_docs, length)
         own = model.rag.generator.generation_config.to_dict()
         set_generation_config(model, GenerationConfig(**{**own, **(generation or {})}))
-    if index is not None:
-        give_retriever(model, tokenizer, index, None)  # checks the fit
-        index.check_encoder(encoder.dimension, encoder.settings())
-        model.config.n_docs = n_docs
-    with staged_folder(output_dir) as folder:
-        save_rag(model, tokenizer, folder)
-        origin = origin_of_parts(question_encoder=question_encoder, generator=generator)
-        card_index = None if index is None else CardIndex(index.manifest, is_inside=False)
-        save_model_card(folder, model, origin, card_index)
-        if index is not None:
-            write_index_reference(folder, index, relative_path(index.folder, output_dir))
-    return output_dir
+    return Joined(model, tokenizer, encoder)
 
 
 def require_no_prompting(generator: str, prompting: Prompting) -> None:

@@ -174,8 +174,9 @@ def load_generator(name_or_path: str) -> tuple[Any, PreTrainedTokenizerBase]:
     if (Path(name_or_path) / ADAPTER).is_file():
         model = load_adapted(name_or_path)
     else:
+        network: Any = AutoModelForCausalLM
         with whole_weights(name_or_path):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = network.from_pretrained(
                 name_or_path, output_loading_info=True, dtype=torch.float32
             )
         missing = sorted(info["missing_keys"])

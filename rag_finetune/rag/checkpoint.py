@@ -124,15 +124,24 @@ def give_retriever(
     model: Any, tokenizer: RagTokenizer, index: PassageIndex, retrieval: Retrieval | None
 ) -> RagIndexRetriever:
     """Give a model a retriever over an index; n_docs is lowered to what the index holds."""
-    given = model.config, tokenizer.question_encoder, tokenizer.generator, index, retrieval
-    if isinstance(model, CausalRag):
-        retriever: Any = PromptRetriever(*given, template=model.template)
-    else:
-        retriever = RagIndexRetriever(*given)
+    retriever = make_retriever(model, tokenizer, index, retrieval)
     model.config.n_docs = retriever.n_docs = clamp_n_docs(model.config.n_docs, len(index))
     model.set_retriever(retriever)
-    found: RagIndexRetriever = retriever
-    return found
+    return retriever
+
+
+def make_retriever(
+    model: Any, tokenizer: RagTokenizer, index: PassageIndex, retrieval: Retrieval | None = None
+) -> RagIndexRetriever:
+    """The retriever that a model needs, which writes contexts or prompts.
+
+    Raises:
+        ValueError: model and index do not go together.
+    """
+    given = model.config, tokenizer.question_encoder, tokenizer.generator, index, retrieval
+    if isinstance(model, CausalRag):
+        return PromptRetriever(*given, template=model.template)
+    return RagIndexRetriever(*given)
 
 
 def _require_no_head(folder: str | Path, model_type: str | None) -> None:
