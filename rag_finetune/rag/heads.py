@@ -105,3 +105,16 @@ def require_weights(name: str, info: Mapping[str, Any], what: str) -> None:
             f"{name}: not the weights of {what}: {len(missing)} tensors are missing, the first is "
             f'"{missing[0]}".'
         )
+
+
+def require_heads(model: Any) -> None:
+    """Raise for a model that is none of Transformers' RAG heads.
+
+    Raises:
+        ValueError: it has a decoder-only generator.
+    """
+    if not isinstance(model, tuple(MODEL_TYPES.values())):
+        raise ValueError(
+            "The model has a decoder-only generator. Train it with CausalRagTrainer: rag-finetune "
+            "train-causal."
+        )

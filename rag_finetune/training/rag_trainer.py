@@ -16,7 +16,7 @@ from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.evaluation.evaluate import collator_for
 from rag_finetune.rag.causal_targets import CausalTargetLosses
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.heads import set_generation_config
+from rag_finetune.rag.heads import require_heads, set_generation_config
 from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
@@ -121,6 +121,7 @@ class RagTrainer(RagRetrieval):
 
     def _target_losses_of(self, model: Any) -> TargetLosses | CausalTargetLosses:
         """What takes the losses of answers."""
+        require_heads(model)
         return TargetLosses(model)
 
     @property
