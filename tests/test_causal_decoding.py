@@ -77,9 +77,9 @@ def test_beams_are_those_of_brute_force_over_two_tokens(tmp_path):
     prior = contexts.doc_scores[0].log_softmax(-1).unsqueeze(-1)
 
     def mixed(answer):
-        scores = (prior + next_log_probs(rag, contexts, 0, answer)).logsumexp(0)
-        scores[END] = -math.inf
-        return scores
+        each = next_log_probs(rag, contexts, 0, answer)
+        each[:, END] = -math.inf
+        return (prior + each.log_softmax(-1)).logsumexp(0)
 
     first = mixed([])
     beams = []

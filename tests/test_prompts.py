@@ -51,9 +51,9 @@ def test_the_longest_passages_of_a_joined_prompt_give_way_first():
         f"[1] house of ada {ADA['text']} [2] {BEN['text']} // {QUESTION} /"
     )
     [cut] = writer.write(words, [[ADA, BEN]], [QUESTION], len(whole) - 8)
-    assert words.decode(cut) == f"[1] house of ada the house [2] {BEN['text']} // {QUESTION} /"
+    assert words.decode(cut) == f"[1] house of ada the house of [2] {BEN['text']} // {QUESTION} /"
     [less] = writer.write(words, [[ADA, BEN]], [QUESTION], len(whole) - 14)
-    assert words.decode(less) == f"[1] house [2] ben lives // {QUESTION} /"
+    assert words.decode(less) == f"[1] house of [2] ben lives // {QUESTION} /"
 
 
 @pytest.mark.parametrize(

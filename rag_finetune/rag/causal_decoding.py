@@ -27,7 +27,8 @@ from rag_finetune.rag.scoring import Contexts
 class Mixture(LogitsProcessor):
     """Gives all prompts of a question the same scores: log Σ_z p(z|x) p(y_t|x,z,y_<t).
 
-    All then go on with the same token, so that the prompts of a question stay one answer.
+    All then go on with the same token, so that the prompts of a question stay one answer. Other
+    settings, such as a least length, have changed each prompt's scores before they are mixed.
     """
 
     def __init__(self, doc_scores: Tensor) -> None:

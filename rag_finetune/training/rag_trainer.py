@@ -78,8 +78,8 @@ class RagTrainer(RagRetrieval):
                     f"{name} cannot be used: the loss is RAG's, and no logits are kept."
                 )
         self.rag = rag
-        configure_model(rag, args)
         self.target_losses = self._target_losses_of(rag.model)
+        configure_model(rag, args)
         if eval_dataset is None and args.eval_strategy != "no":
             warnings.warn(
                 "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
