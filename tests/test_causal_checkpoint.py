@@ -60,6 +60,8 @@ def test_its_folders_are_ordinary_ones_and_hold_no_path(tmp_path):
     texts = [path.read_text() for path in folder.rglob("*") if path.suffix in (".json", ".md")]
     assert all(str(tmp_path) not in text for text in texts)
     assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    card = (folder / "README.md").read_text()
+    assert "rag-with-a-decoder-only-generator" in card and "RagRetriever" not in card
     assert json.loads((folder / DESCRIPTION).read_text()) == {
         "format_version": 1,
         "kind": "causal",

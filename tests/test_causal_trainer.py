@@ -13,6 +13,7 @@ from rag_finetune.training.causal_arguments import CausalTrainingArguments
 from rag_finetune.training.causal_trainer import ADAPTERS, CausalRagTrainer
 from rag_finetune.training.rag_trainer import RagTrainer
 
+KINDS = ["llama", pytest.param("gpt2", marks=pytest.mark.slow)]  # GPT-2's layers are no Linear
 STEPS = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 
 
@@ -66,6 +67,7 @@ def test_what_stands_in_a_prompt_is_not_learnt_to_be_said(tmp_path):
     assert found == pytest.approx(head.grad, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_answers_come(tmp_path):
     rag = make(tmp_path, "gpt2", n_docs=1)
     trainer = train_causal(
@@ -82,6 +84,7 @@ def test_the_loss_falls_and_the_answers_come(tmp_path):
     assert logged(trainer, "eval_exact_match")[-1] >= 0.5
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(tmp_path):
     whole = train_causal(tmp_path / "a", max_steps=2, **STEPS | {"eval_strategy": "no"})
     resume = str(tmp_path / "a/run/checkpoint-1")
@@ -89,12 +92,14 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(tmp_path):
     assert all(same(weights(whole.rag.model), weights(again.rag.model)).values())
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_what_is_kept(tmp_path):
     trainer = train_causal(tmp_path, eval_questions=tiny_rag.questions(5), max_steps=2, **STEPS)
     best = trainer.state.best_model_checkpoint
     assert all(same(weights(load_rag(best).model), weights(trainer.rag.model)).values())
 
 
+@pytest.mark.slow
 def test_figures_and_token_ids_do_not_depend_on_the_batch(tmp_path):
     rag = make(tmp_path)
     found = []
@@ -107,34 +112,34 @@ def test_figures_and_token_ids_do_not_depend_on_the_batch(tmp_path):
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
 
 
-def test_adapters_alone_learn_are_merged_and_gone_on_from(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("error:fan_in_fan_out")
+def test_adapters_alone_learn_are_merged_and_gone_on_from(tmp_path, kind):
     pytest.importorskip("peft")
-    for kind in ("llama", "gpt2"):  # GPT-2's layers are no Linear
-        rag = make(tmp_path / kind, kind)
-        start = weights(rag.model.generator)
-        trainer = train_causal(
-            *(tmp_path / kind, rag), lora_rank=2, save_strategy="steps", save_steps=1
-        )
-        for name, parameter in rag.model.generator.named_parameters():
-            assert ("lora_" in name) is parameter.requires_grad, name
-        trainer.finish({})
-        saved = weights(load_rag(tmp_path / kind / "run").model.generator)
-        assert saved.keys() == start.keys()
-        moved = {name for name, is_same in same(start, saved).items() if not is_same}
-        assert moved and all("attn" in name or "mlp" in name for name in moved)
-        midway = tmp_path / kind / "run" / "checkpoint-1"
-        assert (midway / ADAPTERS).is_file()
-        assert not (tmp_path / kind / "run" / ADAPTERS).exists()
-        again = train_causal(
-            tmp_path / f"{kind}-again",
-            make(tmp_path / f"{kind}-again", kind),
-            lora_rank=2,
-            resume=str(midway),
-        )
-        ours, theirs = weights(rag.model), weights(again.rag.model)
-        assert all(same(ours, theirs).values())
+    rag = make(tmp_path, kind)
+    start = weights(rag.model.generator)
+    trainer = train_causal(*(tmp_path, rag), lora_rank=2, save_strategy="steps", save_steps=1)
+    for name, parameter in rag.model.generator.named_parameters():
+        assert ("lora_" in name) is parameter.requires_grad, name
+    trainer.finish({})
+    saved = weights(load_rag(tmp_path / "run").model.generator)
+    assert saved.keys() == start.keys()
+    moved = {name for name, is_same in same(start, saved).items() if not is_same}
+    assert moved and all("attn" in name or "mlp" in name for name in moved)
+    midway = tmp_path / "run" / "checkpoint-1"
+    assert (midway / ADAPTERS).is_file()
+    assert not (tmp_path / "run" / ADAPTERS).exists()
+    again = train_causal(
+        tmp_path / "again",
+        make(tmp_path / "again", kind),
+        lora_rank=2,
+        resume=str(midway),
+    )
+    ours, theirs = weights(rag.model), weights(again.rag.model)
+    assert all(same(ours, theirs).values())
 
 
+@pytest.mark.slow
 def test_adapters_are_not_taken_up_by_a_run_without_any(tmp_path):
     pytest.importorskip("peft")
     train_causal(tmp_path / "a", lora_rank=2, save_strategy="steps", save_steps=1)

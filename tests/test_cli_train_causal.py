@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 import tiny_causal
+import tiny_rag
 import torch
 from light_imports import assert_imports_none_of
 from test_two_processes import LAUNCH, ROOT, environment
@@ -20,6 +21,7 @@ def job(tmp_path_factory):
     """Inputs, index/, decoder/ and assembled/; leave them as they are."""
     folder = tmp_path_factory.mktemp("causal")
     write_inputs(folder)
+    tiny_rag.save_parts(folder / "parts", dropout=0.0)  # processes draw dropout apart
     tiny_causal.save_generator(folder / "decoder", "gpt2", padding=False)
     ok(*index_words(folder, folder / "index"))
     ok(

@@ -1,5 +1,9 @@
 """Tiny decoder-only generators from configs, and RAG models with them, over the twenty facts."""
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import tiny_rag
@@ -83,6 +87,17 @@ def save_generator(folder: Path, kind: str = "llama", *, padding: bool = True, c
 
 def tiny_causal(folder: Path, kind: str = "llama", reading: str = "ensemble", **options) -> Rag:
     """A checkpoint in folder/assembled over folder/index, loaded; folder/parts made it."""
+    made = made_causal(kind, reading, tuple(sorted(options.items())))
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    torch.manual_seed(0)
+    return load_rag(folder / "assembled")
+
+
+@functools.cache
+def made_causal(kind: str, reading: str, given: tuple[tuple[str, object], ...]) -> Path:
+    """A folder to copy, made once a process."""
+    folder, options = Path(tempfile.mkdtemp()), dict(given)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     chat, padding = options.pop("chat_template", None), options.pop("padding", True)
     parts = tiny_rag.save_parts(folder / "parts", dropout=0.0)
     template = None if chat else {"ensemble": TEMPLATE, "joined": JOINED}[reading]
@@ -96,7 +111,7 @@ def tiny_causal(folder: Path, kind: str = "llama", reading: str = "ensemble", **
         prompting=prompting,
         **settings,
     )
-    return load_rag(folder / "assembled")
+    return folder
 
 
 def train_causal(folder: Path, rag: Rag | None = None, *, eval_questions=None, **options):

@@ -24,11 +24,18 @@ def add_adapters(network: nn.Module, rank: int) -> None:
     except ImportError as error:
         raise ValueError(f"--lora_rank {NEEDS_PEFT}") from error
     output = getattr(network, "get_output_embeddings", lambda: None)()
-    linear = [
-        name
+    linear = {
+        name: part
         for name, part in network.named_modules()
         if isinstance(part, nn.Linear | Conv1D) and part is not output
-    ]
+    }
     inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=linear), network
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            target_modules=list(linear),
+            fan_in_fan_out=any(isinstance(part, Conv1D) for part in linear.values()),  # GPT-2's
+        ),
+        network,
     )
