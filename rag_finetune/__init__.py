@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from rag_finetune.index.store import open_index
     from rag_finetune.index.update import compact_index, update_index
     from rag_finetune.rag.assemble import assemble_rag
+    from rag_finetune.rag.causal_assemble import Prompting
     from rag_finetune.rag.checkpoint import load_rag, save_rag
     from rag_finetune.rag.generation import generate_answers
     from rag_finetune.retrieval.retriever import RagIndexRetriever
     from rag_finetune.training.arguments import RagTrainingArguments
+    from rag_finetune.training.causal_arguments import CausalTrainingArguments
+    from rag_finetune.training.causal_trainer import CausalRagTrainer
     from rag_finetune.training.generator_arguments import GeneratorTrainingArguments
     from rag_finetune.training.generator_trainer import GeneratorTrainer
     from rag_finetune.training.rag_trainer import RagTrainer
@@ -34,8 +37,11 @@ if TYPE_CHECKING:
     from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
 __all__ = [
+    "CausalRagTrainer",
+    "CausalTrainingArguments",
     "GeneratorTrainer",
     "GeneratorTrainingArguments",
+    "Prompting",
     "RagIndexRetriever",
     "RagTrainer",
     "RagTrainingArguments",
@@ -62,6 +68,9 @@ __all__ = [
 _MODULES = {
     "GeneratorTrainer": "training.generator_trainer",
     "GeneratorTrainingArguments": "training.generator_arguments",
+    "CausalRagTrainer": "training.causal_trainer",
+    "CausalTrainingArguments": "training.causal_arguments",
+    "Prompting": "rag.causal_assemble",
     "RagIndexRetriever": "retrieval.retriever",
     "RagTrainer": "training.rag_trainer",
     "RagTrainingArguments": "training.arguments",

@@ -20,6 +20,7 @@ COMMANDS = {
     "assemble": "join a question encoder and a generator into a RAG checkpoint",
     "train": "fine-tune question encoder and generator end to end",
     "train-generator": "train the generator alone, on gold passages or on those found",
+    "train-causal": "train a decoder-only generator to answer from what is retrieved",
     "train-retriever": "train question and context encoder by contrast",
     "evaluate": "score a checkpoint on a file of questions",
     "compare": "hold a fine-tuned model against its start and against what needs no training",

@@ -4,7 +4,10 @@ import json
 
 from tiny_job import QUICK, assemble_words, error_of, index_words, ok, usage_error_of, write_inputs
 
+from rag_finetune.cli.train import make_help_parser as make_train_help
+from rag_finetune.cli.train_generator import make_generator_parser, make_help_parser
 from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.training.generator_options import NOT_HERE
 
 
 def job(folder):
@@ -56,3 +59,13 @@ def test_what_has_no_meaning_here_is_refused_by_name(tmp_path):
 def test_a_flag_that_does_not_exist_gets_the_nearest_right_one(tmp_path):
     write_inputs(tmp_path)
     assert "--context" in usage_error_of(*train_words(tmp_path, "--contexts", "gold"))
+
+
+def test_help_shows_what_it_takes_and_not_what_it_refuses():
+    shown, of_train = (
+        {action.dest for action in parser._actions}
+        for parser in (make_help_parser(), make_train_help())
+    )
+    assert set(NOT_HERE) <= of_train
+    assert shown == of_train - set(NOT_HERE) | {"context", "gold_probability"}
+    assert "rag_finetune train-generator --config" in make_generator_parser().format_help()

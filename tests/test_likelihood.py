@@ -22,7 +22,7 @@ from rag_finetune.losses.likelihood import (
     target_log_probs,
     vocabulary_log_probs,
 )
-from rag_finetune.rag.checkpoint import MODEL_TYPES
+from rag_finetune.rag.heads import MODEL_TYPES
 from rag_finetune.rag.scoring import score_passages
 
 N_DOCS = 3

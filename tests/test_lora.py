@@ -6,7 +6,8 @@ import pytest
 import tiny_retriever
 
 from rag_finetune.encoders.load import load_question_encoder
-from rag_finetune.training.lora import add_adapters, merged
+from rag_finetune.rag.adapters import merged
+from rag_finetune.training.lora import add_adapters
 
 
 def test_a_network_without_adapters_is_left_alone():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rag_finetune.cli.flags import require_positive
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
+from rag_finetune.cli.prompt_flags import add_prompt_flags, prompting_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +21,14 @@ def make_assemble_parser() -> argparse.ArgumentParser:
         help="folder or Hub name: a DPR question encoder, or any BERT-like encoder",
     )
     parser.add_argument(
-        "--generator", required=True, help="folder or Hub name of a BART or T5 model"
+        "--generator",
+        required=True,
+        help="folder or Hub name of a BART or T5 model, or of a decoder-only one",
     )
     parser.add_argument(
-        "--model_type", choices=("rag_sequence", "rag_token"), default="rag_sequence", help="head"
+        "--model_type",
+        choices=("rag_sequence", "rag_token"),
+        help="head, of a BART or T5 generator; default: rag_sequence",
     )
     parser.add_argument("--output_dir", required=True, help="the checkpoint folder to make")
     parser.add_argument("--index", help="index folder that it goes with; later if not given")
@@ -31,10 +36,11 @@ def make_assemble_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_combined_length",
         type=int,
-        default=300,
-        help="tokens of passage and question together that the generator reads",
+        help="tokens of passage and question together that the generator reads; default: 300, in "
+        "a joined prompt for each passage",
     )
     parser.add_argument("--num_beams", type=int, help="beams; default: the generator's own")
+    add_prompt_flags(parser.add_argument_group("a decoder-only generator"), answer=True)
     encoder = parser.add_argument_group("the question encoder, where its folder does not say it")
     encoder.add_argument("--pooling", choices=("cls", "mean"), help="how its vectors are pooled")
     add_bool(encoder, "normalize", None, "bring its vectors to length 1")
@@ -59,13 +65,14 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     parser = make_assemble_parser()
     args = parse(parser, argv)
-    require_positive(args, "n_docs", "max_combined_length", "num_beams")
+    require_positive(args, "n_docs", "max_combined_length", "num_beams", "max_target_length")
     if args.questions and not args.index:
         parser.error("--questions goes with --index")
 
     from rag_finetune.data.qa import load_questions
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.assemble import assemble_rag
+    from rag_finetune.rag.causal_checkpoint import is_causal
 
     questions: list[str] = []
     if args.questions:
@@ -75,7 +82,8 @@ def main(argv: list[str]) -> int:
         args.question_encoder,
         args.generator,
         args.output_dir,
-        model_type=args.model_type,
+        model_type=args.model_type or "rag_sequence",
+        prompting=prompting_of(args),
         index=open_index(args.index) if args.index else None,
         n_docs=args.n_docs,
         max_combined_length=args.max_combined_length,
@@ -85,7 +93,8 @@ def main(argv: list[str]) -> int:
         question_prefix=args.question_prefix,
         scale=args.scale,
     )
-    print(f"{folder}: {args.model_type} of {args.question_encoder} and {args.generator}.")
+    kind = "decoder-only" if is_causal(folder) else args.model_type or "rag_sequence"
+    print(f"{folder}: {kind} of {args.question_encoder} and {args.generator}.")
     if args.index:
         _say_how_flat(folder, questions, args.questions)
     return 0

@@ -233,7 +233,8 @@ def _evaluators(
     from rag_finetune.evaluation.evaluate import evaluate_rag
     from rag_finetune.evaluation.other_index import changed_ids, evaluate_other_index
     from rag_finetune.index.lexical import require_lexical
-    from rag_finetune.rag.checkpoint import MODEL_TYPES, load_rag
+    from rag_finetune.rag.checkpoint import load_rag
+    from rag_finetune.rag.heads import MODEL_TYPES
 
     require_lexical("bm25")
 
@@ -244,8 +245,8 @@ def _evaluators(
         else:  # it searches, reads and answers like the fine-tuned model
             model, _, retriever = load(args.model_name_or_path)
             way = retriever.searcher.retrieval if retriever else None
-            [head] = [head for head, kind in MODEL_TYPES.items() if isinstance(model, kind)]
-            rag = load_rag(name, index=index, model_type=head, retrieval=way)
+            heads = [head for head, kind in MODEL_TYPES.items() if isinstance(model, kind)]
+            rag = load_rag(name, index=index, model_type=next(iter(heads), None), retrieval=way)
             rag.model.config.max_combined_length = model.config.max_combined_length
         rag.model.to(best_device())
         return rag

@@ -1,55 +1,139 @@
 """`rag-finetune train`: fine-tune question encoder and generator end to end."""
 
 import argparse
-import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import peek, require_positive, training_flags
-from rag_finetune.cli.parsing import parse_known
-from rag_finetune.cli.rag_training import (
-    END_TO_END,
-    Training,
-    load_class,
-    make_help_parser,
-    make_train_parser,
+from rag_finetune.cli.flags import (
+    CHECKPOINT,
+    add_probe_flag,
+    add_question_flags,
+    add_retrieval_flags,
+    peek,
+    require_positive,
+    training_flags,
 )
+from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
+from rag_finetune.cli.task import Task
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index, right_encoder
-from rag_finetune.training.resume import LATEST, check_resumable, latest_checkpoint
+from rag_finetune.training.resume import LATEST, check_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import TrainingArguments
 
     from rag_finetune.training.arguments import RagTrainingArguments
     from rag_finetune.training.rag_trainer import RagTrainer
 
 FEW = 20  # questions whose figures are mostly chance
 STOPPED_BY_SIGTERM = 143  # what a shell reports for it
+TITLE = "Fine-tune question encoder and generator end to end."
+EPILOG = """\
+Transformers' own training flags are taken as well, such as --learning_rate, --num_train_epochs,
+--max_steps, --per_device_train_batch_size, --gradient_accumulation_steps, --eval_strategy,
+--save_strategy, --logging_steps, --report_to, --bf16, --seed; --help_all lists them.
+
+several processes:
+  accelerate launch --multi_gpu --num_processes 2 -m rag_finetune {name} --config recipe.yaml
+"""
 
 
-def main(argv: list[str], training: Training = END_TO_END) -> int:
+def make_train_parser(name: str = "train", title: str = TITLE) -> argparse.ArgumentParser:
+    """The flags of `train`, or of another command, that are not training arguments."""
+    parser = make_parser(name, title, EPILOG.format(name=name))
+    parser.add_argument("--model_name_or_path", required=True, help=CHECKPOINT)
+    parser.add_argument(
+        "--model_type",
+        choices=("rag_sequence", "rag_token"),
+        help="head; default: the checkpoint's own",
+    )
+    parser.add_argument("--index", help="index folder; default: the checkpoint's own")
+    add_data_flags(parser)
+    return parser
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of questions and passages that training commands share."""
+    parser.add_argument("--train_file", required=True, help="questions to train on")
+    parser.add_argument("--validation_file", help="questions that choose the best checkpoint")
+    parser.add_argument(
+        "--validation_split",
+        type=float,
+        default=0.1,
+        help="without --validation_file: share of the training questions held out for it, by "
+        "document where gold passages are known; 0 for none",
+    )
+    add_question_flags(parser)
+    parser.add_argument(
+        "--max_train_samples", type=int, help="train on the first so many questions"
+    )
+    parser.add_argument(
+        "--max_eval_samples", type=int, help="validate on the first so many questions"
+    )
+    add_retrieval_flags(parser)
+    add_probe_flag(parser)
+    add_bool(parser, "dry_run", False, "read the flags and the questions, and stop")
+    add_bool(parser, "help_all", False, "list Transformers' training flags too")
+
+
+def make_help_parser() -> argparse.ArgumentParser:
+    """The flags of `train` that --help shows: without Transformers', so that it is instant."""
+    from rag_finetune.training.options import RagOptions
+
+    parser = make_train_parser()
+    add_training_help(parser, RagOptions)
+    return parser
+
+
+def add_training_help(
+    parser: argparse.ArgumentParser, options: type, without: Collection[str] = ()
+) -> None:
+    """Add what --help shows of training arguments: those of ours, and where the run goes.
+
+    Args:
+        parser: the command's.
+        options: the dataclass of those of ours.
+        without: options that the command refuses.
+    """
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--output_dir",
+        help="for the checkpoint, its index and the logs; default: trainer_output",
+    )
+    group.add_argument(
+        "--resume_from_checkpoint",
+        help=f"go on from a checkpoint folder; `{LATEST}`: the last one in --output_dir",
+    )
+    add_dataclass_options(group, options, without)
+
+
+def main(argv: list[str]) -> int:
     """Run the command."""
+    return run(argv, Task(make_train_parser, make_help_parser))
+
+
+def run(argv: list[str], task: Task) -> int:
+    """Run a training command."""
     if "-h" in argv or "--help" in argv:
-        make_help_parser(training).print_help()
+        task.help_parser().print_help()
         return 0
     if "--help_all" not in argv:
         named = peek(argv, "model_name_or_path", "index")
         if named["model_name_or_path"] is not None and "--dry_run" not in argv:
             require_usable_index(named["model_name_or_path"], named["index"])
-    training_parser = training_flags(load_class(training.arguments), make_train_parser(training))
+    training_parser = training_flags(task.arguments(), task.parser())
     if "--help_all" in argv:
-        parser = make_help_parser(training)
+        parser = task.help_parser()
         parser.print_help()
-        ours = {*(action.dest for action in parser._actions), *training.without}
+        ours = {action.dest for action in parser._actions}
         for action in training_parser._actions:
             action.help = argparse.SUPPRESS if action.dest in ours else action.help
         print("\ntraining flags of Transformers:")
         print(training_parser.format_help().partition("options:")[2])
         return 0
     flags = [flag for flag in training_parser._option_string_actions if "-" not in flag[2:]]
-    data, rest = parse_known(make_train_parser(training), argv, flags)
+    data, rest = parse_known(task.parser(), argv, flags)
     _check_inputs(data)
     plain, _ = training_parser.parse_known_args(rest)
     train_questions, validation_questions = _load_questions(data, plain.eval_strategy != "no")
@@ -69,8 +153,7 @@ def main(argv: list[str], training: Training = END_TO_END) -> int:
         return 0
     check_output(args)
     try:
-        trainer = load_class(training.trainer)
-        return _train(data, args, train_questions, validation_questions, trainer)
+        return _train(task, data, args, train_questions, validation_questions)
     except ImportError as error:  # what a flag needs, such as --optim, is not installed
         raise ValueError(str(error)) from error
     except TypeError as error:
@@ -117,47 +200,20 @@ def _load_questions(
         ) from error
 
 
-def check_output(args: "TrainingArguments") -> None:
-    """Find the checkpoint to resume from; refuse a folder that would be overwritten."""
-    folder = Path(str(args.output_dir))
-    if args.resume_from_checkpoint == LATEST:
-        args.resume_from_checkpoint = str(latest_checkpoint(folder))
-    if args.resume_from_checkpoint is not None:
-        check_resumable(Path(args.resume_from_checkpoint))
-        if os.environ.get("RANK", "0") == "0":
-            (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
-        return
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
-    is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
-    if is_first and folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder}: already exists and is not empty. Go on with it: --resume_from_checkpoint "
-            f"{LATEST}; or choose another --output_dir."
-        )
-
-
 def _train(
+    task: Task,
     data: argparse.Namespace,
     args: "RagTrainingArguments",
     train_questions: "Dataset",
     validation_questions: "Dataset | None",
-    trainer_class: "type[RagTrainer]",
 ) -> int:
     """Load the model, train it, leave a finished folder."""
     from rag_finetune.evaluation.probe import require_better_than_chance
-    from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import question_encoder_of
 
-    rag = load_rag(
-        data.model_name_or_path,
-        index=data.index,
-        model_type=data.model_type,
-        retrieval=data.retrieval,
-        lexical_prior=data.lexical_prior,
-    )
+    rag = task.load(data)
     try:
-        trainer = trainer_class(rag, args, train_questions, validation_questions)
+        trainer = task.trainer()(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed
         raise ValueError(str(error)) from error
     say = print if trainer.is_world_process_zero() else say_nothing

@@ -10,9 +10,9 @@ from rag_finetune.cli.flags import (
     training_flags,
 )
 from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parser, parse_known
-from rag_finetune.cli.train import STOPPED_BY_SIGTERM, check_output, say_nothing
+from rag_finetune.cli.train import STOPPED_BY_SIGTERM, say_nothing
 from rag_finetune.files import check_file
-from rag_finetune.training.resume import LATEST
+from rag_finetune.training.resume import LATEST, check_output
 
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder

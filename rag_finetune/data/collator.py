@@ -58,17 +58,10 @@ class RagCollator:
             rows (batch,), input_ids and attention_mask (batch, question length), labels
             (batch, target length), all int64, padded on the right to the longest.
         """
-        questions = self.question_tokenizer(
-            [item["question"] for item in items],
-            truncation=True,
-            max_length=self.max_question_length,
-            padding=True,
-            return_tensors="pt",
-        )
+        questions = [item["question"] for item in items]
         return {
             "rows": torch.tensor([item["row"] for item in items]),
-            "input_ids": questions["input_ids"],
-            "attention_mask": questions["attention_mask"],
+            **tokenize_batch(self.question_tokenizer, questions, self.max_question_length),
             "labels": self.labels([item["target"] for item in items]),
         }
 
@@ -83,3 +76,13 @@ class RagCollator:
         for target, row in zip(labels, ids, strict=True):
             target[1 : len(row) + 1] = torch.tensor(row)
         return labels
+
+
+def tokenize_batch(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
+) -> dict[str, Tensor]:
+    """input_ids and attention_mask of texts, shape (batch, length of the longest), int64."""
+    found = tokenizer(
+        texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+    )
+    return {name: found[name] for name in ("input_ids", "attention_mask")}

@@ -48,7 +48,9 @@ def evaluate_closed_book(rag: Rag, questions: Dataset, **options: Any) -> Evalua
     def find_nothing(texts: list[str], tokens: Any) -> Retrieved:
         read = [[NOTHING] for _ in texts]
         scores = torch.zeros(len(texts), 1)
-        contexts = write_contexts(rag.model, retriever, tokens["input_ids"], read, scores)
+        contexts = write_contexts(
+            rag.model, retriever, tokens["input_ids"], read, scores, questions=texts
+        )
         return Retrieved(contexts, [[] for _ in texts])
 
     rows = answer_questions(rag, questions, find_nothing, **options)

@@ -15,6 +15,7 @@ from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.retrieval import KS
+from rag_finetune.rag.causal_collator import CausalCollator
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import decode
 from rag_finetune.rag.generation import (
@@ -25,6 +26,7 @@ from rag_finetune.rag.generation import (
     tokenize_questions,
 )
 from rag_finetune.rag.lengths import check_question_lengths, question_limit
+from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 
 RETRIEVAL_DEPTH = max(KS)
@@ -227,8 +229,18 @@ def answer_batch(
     ]
 
 
-def collator_for(rag: Rag, max_question_length: int, max_target_length: int) -> RagCollator:
+def collator_for(
+    rag: Rag, max_question_length: int, max_target_length: int
+) -> RagCollator | CausalCollator:
     """The collator that fits a RAG model."""
+    if isinstance(rag.retriever, PromptRetriever):
+        return CausalCollator(
+            rag.tokenizer.question_encoder,
+            rag.tokenizer.generator,
+            rag.retriever.writer,
+            max_question_length=question_limit(rag, max_question_length),
+            max_target_length=max_target_length,
+        )
     config = rag.model.config.generator
     return RagCollator(
         rag.tokenizer.question_encoder,

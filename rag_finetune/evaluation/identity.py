@@ -8,7 +8,8 @@ from rag_finetune.index.manifest import FILE_NAME
 
 # Of a checkpoint, what its answers depend on; not its card, its history or its optimizer.
 CHECKPOINT = (
-    "config.json generation_config.json model*.safetensors* pytorch_model*.bin* *_tokenizer/*"
+    "config.json generation_config.json model*.safetensors* pytorch_model*.bin* *_tokenizer/* "
+    "rag_finetune.json question_encoder/* generator/*"
 ).split()
 # state.json holds datasets' fingerprint of the passages, which no two builds share. The passages
 # themselves, with their vectors, may be too large to be read for this.

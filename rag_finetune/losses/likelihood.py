@@ -153,7 +153,7 @@ def rag_negative_log_likelihood(
     log_probs = target_log_probs(logits, per_passage)
     if seen is not None:
         seen.append(log_probs.detach())
-    return _example_losses(
+    return example_losses(
         log_probs, mean_log_probs, doc_scores, mask, per_token, weights, logits.shape[-1]
     )
 
@@ -218,12 +218,12 @@ def rag_negative_log_likelihood_from_states(
     log_probs = spread(chosen)
     if seen is not None:
         seen.append(log_probs.detach())
-    return _example_losses(
+    return example_losses(
         log_probs, mean_log_probs, doc_scores, mask, per_token, weights, len(weight)
     )
 
 
-def _example_losses(
+def example_losses(
     token_log_probs: Tensor,
     mean_log_probs: Tensor | None,
     doc_scores: Tensor,
@@ -232,7 +232,11 @@ def _example_losses(
     weights: tuple[float, float, float],
     vocab_size: int,
 ) -> Tensor:
-    """The loss of each example, shape (B,), from log-probabilities (B, K, T) and mask (B, T)."""
+    """The loss of each example in nats, shape (B,), from log-probabilities of its tokens.
+
+    They are (B, K, T); the mask (B, T). The weights are label_smoothing, passage_loss_weight and
+    doubt_weight; for the rest see `rag_negative_log_likelihood`.
+    """
     label_smoothing, passage_loss_weight, doubt_weight = weights
     summed = token_log_probs.masked_fill(~mask.unsqueeze(1), 0.0).sum(-1)  # (B, K)
     if per_token:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -23,16 +23,28 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import nearest, staged_folder
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.index.work import require_vacant
-from rag_finetune.rag.checkpoint import (
+from rag_finetune.rag.causal_assemble import PASSAGE_TOKENS, Prompting, join_decoder_only
+from rag_finetune.rag.causal_checkpoint import generator_config, is_decoder_only
+from rag_finetune.rag.checkpoint import make_retriever, save_rag
+from rag_finetune.rag.heads import (
     MODEL_TYPES,
     require_model_type,
     require_weights,
-    save_rag,
     set_generation_config,
 )
 from rag_finetune.rag.model_card import CardIndex, origin_of_parts, save_model_card
 from rag_finetune.rag.reference import relative_path, write_index_reference
-from rag_finetune.retrieval.retriever import RagIndexRetriever
+
+NOT_GIVEN = Prompting()
+
+
+class Joined(NamedTuple):
+    """A model of its parts, without a retriever: a RAG head or a CausalRag."""
+
+    model: Any
+    tokenizer: RagTokenizer
+    encoder: TextEncoder
+
 
 NORMALISED_SCALE = 20.0  # inner products from −1 to 1 leave p(z|x) flat; from −20 to 20 they do not
 
@@ -45,7 +57,8 @@ def assemble_rag(
     model_type: str = "rag_sequence",
     index: PassageIndex | None = None,
     n_docs: int = 5,
-    max_combined_length: int = 300,
+    max_combined_length: int | None = None,
+    prompting: Prompting = NOT_GIVEN,
     generation: Mapping[str, Any] | None = None,
     pooling: str | None = None,
     normalize: bool | None = None,
@@ -56,12 +69,15 @@ def assemble_rag(
 
     Args:
         question_encoder: folder or Hub name of a DPR question encoder, or of any BERT-like one.
-        generator: folder or Hub name of a sequence-to-sequence model (BART, T5 and their kin).
+        generator: folder or Hub name of a sequence-to-sequence model (BART, T5 and their kin), or
+            of a decoder-only one (GPT-2, Llama and their kin).
         output_dir: the folder to make; must not exist or be empty.
-        model_type: "rag_sequence" or "rag_token".
+        model_type: "rag_sequence" or "rag_token"; a decoder-only generator has no head.
         index: where it will retrieve; written down as a relative path, not copied. None: later.
         n_docs: passages a question.
-        max_combined_length: tokens of passage and question together that the generator reads.
+        max_combined_length: tokens of passage and question together that the generator reads; None
+            for 300, in a joined prompt for each of its passages.
+        prompting: how a decoder-only generator is asked.
         generation: generation settings that replace the generator's own, such as num_beams.
         pooling: of the question encoder; see `load_question_encoder`.
         normalize: of the question encoder; see `load_question_encoder`.
@@ -80,30 +96,21 @@ def assemble_rag(
     """
     output_dir = Path(output_dir)
     require_vacant(output_dir)
-    require_model_type(model_type)
-    require_source(generator)
-    for name, value in (("n_docs", n_docs), ("max_combined_length", max_combined_length)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, found {value}.")
-    if scale is not None:
-        require_scale(scale)
-    _require_known(generation or {})
-    encoder = load_question_encoder(
-        question_encoder, pooling=pooling, normalize=normalize, prefix=question_prefix
+    model, tokenizer, encoder = join_parts(
+        question_encoder,
+        generator,
+        model_type=model_type,
+        n_docs=n_docs,
+        max_combined_length=max_combined_length,
+        prompting=prompting,
+        generation=generation,
+        pooling=pooling,
+        normalize=normalize,
+        question_prefix=question_prefix,
+        scale=scale,
     )
-    _scale(encoder.model, scale)
-    network = _load_generator(generator)
-    generator_tokenizer = load_tokenizer(generator)
-    _require_generator(generator, network, generator_tokenizer, max_combined_length)
-    config = _rag_config(encoder, network, n_docs, max_combined_length)
-    model = MODEL_TYPES[model_type](
-        config=config, question_encoder=encoder.model, generator=network
-    )
-    settings = GenerationConfig(**{**network.generation_config.to_dict(), **(generation or {})})
-    set_generation_config(model, settings)
-    tokenizer = RagTokenizer(encoder.tokenizer, generator_tokenizer)
     if index is not None:
-        RagIndexRetriever(config, encoder.tokenizer, generator_tokenizer, index)  # checks the fit
+        make_retriever(model, tokenizer, index)  # checks the fit
         index.check_encoder(encoder.dimension, encoder.settings())
     with staged_folder(output_dir) as folder:
         save_rag(model, tokenizer, folder)
@@ -113,6 +120,78 @@ def assemble_rag(
         if index is not None:
             write_index_reference(folder, index, relative_path(index.folder, output_dir))
     return output_dir
+
+
+def join_parts(
+    question_encoder: str,
+    generator: str,
+    *,
+    model_type: str = "rag_sequence",
+    n_docs: int = 5,
+    max_combined_length: int | None = None,
+    prompting: Prompting = NOT_GIVEN,
+    generation: Mapping[str, Any] | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    question_prefix: str | None = None,
+    scale: float | None = None,
+) -> Joined:
+    """Join a question encoder and a generator into a model, in memory.
+
+    The arguments and the errors are those of `assemble_rag`.
+    """
+    require_model_type(model_type)
+    require_source(generator)
+    for name, value in (("n_docs", n_docs), ("max_combined_length", max_combined_length)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}.")
+    if scale is not None:
+        require_scale(scale)
+    _require_known(generation or {})
+    encoder = load_question_encoder(
+        question_encoder, pooling=pooling, normalize=normalize, prefix=question_prefix
+    )
+    _scale(encoder.model, scale)
+    model: Any
+    if is_decoder_only(generator_config(generator)):
+        numbers: dict[str, Any] = {"n_docs": n_docs, "max_combined_length": max_combined_length}
+        model, tokenizer = join_decoder_only(
+            encoder, generator, prompting, generation=generation or {}, **numbers
+        )
+    else:
+        require_no_prompting(generator, prompting)
+        length = PASSAGE_TOKENS if max_combined_length is None else max_combined_length
+        model, tokenizer = _join_head(encoder, generator, model_type, n_docs, length)
+        own = model.rag.generator.generation_config.to_dict()
+        set_generation_config(model, GenerationConfig(**{**own, **(generation or {})}))
+    return Joined(model, tokenizer, encoder)
+
+
+def require_no_prompting(generator: str, prompting: Prompting) -> None:
+    """Raise where an encoder-decoder generator is given what only a decoder-only one reads.
+
+    Raises:
+        ValueError: it is.
+    """
+    if prompting.given():
+        raise ValueError(
+            f"{generator}: --{prompting.given()[0]} is for decoder-only generators, which this is "
+            "not. Leave it out."
+        )
+
+
+def _join_head(
+    encoder: TextEncoder, generator: str, model_type: str, n_docs: int, max_combined_length: int
+) -> tuple[Any, RagTokenizer]:
+    """A model with an encoder-decoder generator, and its tokenizers."""
+    network = _load_generator(generator)
+    tokenizer = load_tokenizer(generator)
+    _require_generator(generator, network, tokenizer, max_combined_length)
+    config = _rag_config(encoder, network, n_docs, max_combined_length)
+    model = MODEL_TYPES[model_type](
+        config=config, question_encoder=encoder.model, generator=network
+    )
+    return model, RagTokenizer(encoder.tokenizer, tokenizer)
 
 
 def _scale(model: PreTrainedModel, scale: float | None) -> None:
@@ -165,9 +244,8 @@ def _load_generator(name_or_path: str) -> Any:
     config = load_config(name_or_path)
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise ValueError(
-            f"{name_or_path}: expected a sequence-to-sequence generator, such as BART or T5, found "
-            f'model type "{config.model_type}". RAG models read the passages with an encoder of '
-            "the generator, which a decoder-only model does not have."
+            f"{name_or_path}: expected a generator, sequence-to-sequence such as BART or T5 or "
+            f'decoder-only such as Llama, found model type "{config.model_type}".'
         )
     with whole_weights(name_or_path):
         model, info = AutoModelForSeq2SeqLM.from_pretrained(

@@ -2,27 +2,20 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from transformers import (
-    GenerationConfig,
-    RagConfig,
-    RagSequenceForGeneration,
-    RagTokenForGeneration,
-    RagTokenizer,
-)
+from transformers import RagTokenizer
 
-from rag_finetune.encoders.conventions import naming_source
-from rag_finetune.encoders.load import require_source
-from rag_finetune.encoders.network import load_tokenizer, whole_weights
 from rag_finetune.encoders.pooled import register
 from rag_finetune.encoders.saving import save_network
 from rag_finetune.index.copies import copy_index, size_on_disk
 from rag_finetune.index.store import PassageIndex, open_index
+from rag_finetune.rag.causal_checkpoint import is_causal, load_causal, save_causal
+from rag_finetune.rag.causal_model import CausalRag
+from rag_finetune.rag.heads import load_head
 from rag_finetune.rag.index_choice import require_usable_index
+from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.rag.reference import (
     load_index_reference,
     relative_path,
@@ -36,17 +29,14 @@ from rag_finetune.retrieval.way import Retrieval
 INDEX = "index"
 INDEX_MODES = ("copy", "link", "none")
 COPY_LIMIT = 1024**3  # bytes; a larger index is linked unless a copy is asked for
-MODEL_TYPES: dict[str, Any] = {
-    "rag_sequence": RagSequenceForGeneration,
-    "rag_token": RagTokenForGeneration,
-}
 
 
 class Rag(NamedTuple):
     """A RAG model ready for use.
 
     Attributes:
-        model: a RagSequenceForGeneration or RagTokenForGeneration that holds the retriever.
+        model: a RagSequenceForGeneration, RagTokenForGeneration or, with a decoder-only generator,
+            a CausalRag; it holds the retriever.
         tokenizer: the question encoder's and the generator's tokenizer.
         retriever: searches the index; None when the model was loaded without one.
     """
@@ -65,6 +55,8 @@ def save_rag(model: Any, tokenizer: RagTokenizer, folder: Path) -> None:
         folder: made when it does not exist. Each file is whole or absent: it is written under
             another name first.
     """
+    if isinstance(model, CausalRag):
+        return save_causal(model, tokenizer, folder)
     for nested in (model.config.question_encoder, model.config.generator):
         nested._name_or_path = ""
     staged = folder / f".partial-{os.getpid()}"
@@ -112,38 +104,50 @@ def load_rag(
     register()
     if with_index and index is None:
         require_usable_index(str(folder), None)
-    config = _load_config(folder)
-    model_class = _model_class(folder, config, model_type)
-    tokenizer = RagTokenizer(
-        load_tokenizer(folder, "question_encoder_tokenizer", config.question_encoder),
-        load_tokenizer(folder, "generator_tokenizer", config.generator),
-    )
-    # 5.x loads in the checkpoint's dtype; training needs float32.
-    with whole_weights(str(folder)):
-        model, info = model_class.from_pretrained(
-            folder, config=config, output_loading_info=True, dtype=torch.float32
-        )
-    require_weights(str(folder), info, "a RAG model")
-    # Transformers 5.23 gives a reloaded RagSequence the defaults of its generator's configuration:
-    # num_beams and others are lost. Delete when it reads the file.
-    settings = _load_generation_config(folder) or model.rag.generator.generation_config
-    set_generation_config(model, settings)
+    if is_causal(folder):
+        _require_no_head(folder, model_type)
+        model, tokenizer = load_causal(Path(folder))
+    else:
+        model, tokenizer = load_head(folder, model_type)
     retriever = None
     if with_index:
         opened = open_index_for(Path(folder), index)
         if not isinstance(retrieval, Retrieval):
             retrieval = retrieval_for(Path(folder), opened, retrieval, lexical_prior)
-        tokenizers = tokenizer.question_encoder, tokenizer.generator
-        retriever = RagIndexRetriever(model.config, *tokenizers, opened, retrieval)
-        model.config.n_docs = retriever.n_docs = clamp_n_docs(model.config.n_docs, len(opened))
-        model.set_retriever(retriever)
+        retriever = give_retriever(model, tokenizer, opened, retrieval)
     return Rag(model.eval(), tokenizer, retriever)
 
 
-def set_generation_config(model: Any, settings: GenerationConfig) -> None:
-    """Give both the RAG model and the generator within it the same generation settings."""
-    model.generation_config = settings
-    model.rag.generator.generation_config = settings
+def give_retriever(
+    model: Any, tokenizer: RagTokenizer, index: PassageIndex, retrieval: Retrieval | None
+) -> RagIndexRetriever:
+    """Give a model a retriever over an index; n_docs is lowered to what the index holds."""
+    retriever = make_retriever(model, tokenizer, index, retrieval)
+    model.config.n_docs = retriever.n_docs = clamp_n_docs(model.config.n_docs, len(index))
+    model.set_retriever(retriever)
+    return retriever
+
+
+def make_retriever(
+    model: Any, tokenizer: RagTokenizer, index: PassageIndex, retrieval: Retrieval | None = None
+) -> RagIndexRetriever:
+    """The retriever that a model needs, which writes contexts or prompts.
+
+    Raises:
+        ValueError: model and index do not go together.
+    """
+    given = model.config, tokenizer.question_encoder, tokenizer.generator, index, retrieval
+    if isinstance(model, CausalRag):
+        return PromptRetriever(*given, template=model.template)
+    return RagIndexRetriever(*given)
+
+
+def _require_no_head(folder: str | Path, model_type: str | None) -> None:
+    """Raise where a head is asked for of a checkpoint that has none."""
+    if model_type is not None:
+        raise ValueError(
+            f"{folder}: has a decoder-only generator, and no head. Leave --model_type out."
+        )
 
 
 def place_index(
@@ -204,60 +208,3 @@ def open_index_for(folder: Path, index: PassageIndex | str | Path | None) -> Pas
             "no longer there. Name it: --index D."
         )
     return open_index(path, fingerprint)
-
-
-def _load_config(folder: str | Path) -> Any:
-    """The configuration of a checkpoint; says what to do when it is that of another model."""
-    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: not a checkpoint, config.json is missing. Make one with "
-            "`rag-finetune assemble` or `rag-finetune train`."
-        )
-    require_source(folder)
-    with naming_source(str(folder)):
-        config, _ = RagConfig.get_config_dict(folder)
-    if config.get("model_type") != "rag":
-        raise ValueError(
-            f'{folder}: expected a RAG checkpoint, found model type "{config.get("model_type")}". '
-            "Join question encoder and generator first: `rag-finetune assemble`."
-        )
-    return RagConfig.from_pretrained(folder)
-
-
-def _load_generation_config(folder: str | Path) -> GenerationConfig | None:
-    """The generation settings of a checkpoint, also on the Hub; None where it has none."""
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except OSError:
-        return None
-
-
-def _model_class(folder: str | Path, config: RagConfig, model_type: str | None) -> Any:
-    """The head to load a checkpoint with."""
-    if model_type is not None:
-        require_model_type(model_type)
-        return MODEL_TYPES[model_type]
-    classes = {cls.__name__: cls for cls in MODEL_TYPES.values()}
-    names = [name for name in config.architectures or () if name in classes]
-    if not names:
-        raise ValueError(
-            f"{folder}: config.json names no RAG head in architectures, found "
-            f"{config.architectures}. Say which: --model_type {' or '.join(MODEL_TYPES)}."
-        )
-    return classes[names[0]]
-
-
-def require_model_type(model_type: str) -> None:
-    """Raise for an unknown head."""
-    if model_type not in MODEL_TYPES:
-        raise ValueError(f'model_type must be {" or ".join(MODEL_TYPES)}, found "{model_type}".')
-
-
-def require_weights(name: str, info: Mapping[str, Any], what: str) -> None:
-    """Raise where Transformers drew random weights for those it did not find."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{name}: not the weights of {what}: {len(missing)} tensors are missing, the first is "
-            f'"{missing[0]}".'
-        )

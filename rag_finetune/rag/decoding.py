@@ -1,10 +1,9 @@
-"""Decoding with both RAG heads, a batch of questions at a time, from retrieved contexts.
+"""Decoding with the RAG heads, a batch of questions at a time, from retrieved contexts.
 
 Source:
     Lewis et al. 2020, arXiv:2005.11401, section 2.5.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from torch import Tensor
 from transformers import RagTokenForGeneration
 
 from rag_finetune.losses.likelihood import doc_log_probs
+from rag_finetune.rag.causal_decoding import decode_causal
+from rag_finetune.rag.causal_model import CausalRag
+from rag_finetune.rag.decoded import Decoded
 from rag_finetune.rag.scoring import (
     Contexts,
     read_contexts,
@@ -19,28 +21,6 @@ from rag_finetune.rag.scoring import (
     token_log_probs,
 )
 from rag_finetune.rag.sharing import OWN_CACHE, generate_rag_token
-
-
-@dataclass
-class Decoded:
-    """A answers to B questions, best first within a question.
-
-    Beam search of RAG-Token orders them by its own measure, in which the length penalty counts;
-    all else is ordered by score.
-
-    Attributes:
-        sequences: token ids, shape (A, length), padded with the generator's pad id.
-        scores: log p(y|x) in nats, shape (A,). For RAG-Sequence without the score of a generated
-            BOS token, as Transformers scores candidates.
-        question_rows: which question each answers, shape (A,), ascending.
-        posteriors: p(z|x,y) over the K passages, shape (A, K); for RAG-Token the mean over the
-            answer's tokens of p(z|x,y_t,y_<t).
-    """
-
-    sequences: Tensor
-    scores: Tensor
-    question_rows: Tensor
-    posteriors: Tensor
 
 
 @torch.no_grad()
@@ -55,7 +35,7 @@ def decode(
     """Answer a batch of questions.
 
     Args:
-        model: a RagSequenceForGeneration or RagTokenForGeneration.
+        model: a RagSequenceForGeneration, RagTokenForGeneration or CausalRag.
         contexts: of B questions.
         thorough: RAG-Sequence only: score each candidate under every passage; False ("fast")
             counts only the passages whose search found it.
@@ -75,6 +55,9 @@ def decode(
         generation.setdefault("max_new_tokens", generation.pop("max_length") - 1)
     settings = _settings(model, generation)
     per_search = settings["num_beams"] if not settings["do_sample"] else num_return_sequences
+    if isinstance(model, CausalRag):
+        _require_enough(num_return_sequences, per_search, "num_beams", settings)
+        return decode_causal(model, contexts, num_return_sequences, generation)
     if isinstance(model, RagTokenForGeneration):
         _require_enough(num_return_sequences, per_search, "num_beams", settings)
         return _decode_rag_token(model, contexts, num_return_sequences, settings, generation)

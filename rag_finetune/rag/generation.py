@@ -14,6 +14,7 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.decoding import Decoded, decode
 from rag_finetune.rag.lengths import check_question_lengths, question_limit
+from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.rag.scoring import Contexts, score_passages
 from rag_finetune.retrieval.retriever import RagIndexRetriever, doc_lists
 from rag_finetune.retrieval.search import search_texts
@@ -71,12 +72,13 @@ def retrieve(
         depth: passages to find, at least n_docs, at most all; None for n_docs.
         question_vectors: what the question encoder made of them, shape (B, dim); None to ask it,
             which an index without vectors does not need.
-        questions: their texts, where they are searched by words; None to read them off the tokens.
+        questions: their texts, where they are searched by words, or for prompts; None to read them
+            off the tokens.
 
     Raises:
         ValueError: the question encoder gave a vector that is not finite.
     """
-    hidden, searcher = question_vectors, retriever.searcher
+    hidden, searcher, asked = question_vectors, retriever.searcher, questions
     if questions is None and searcher.by_words:
         questions = search_texts(retriever.question_encoder_tokenizer, input_ids)
     if hidden is None and not retriever.index.manifest.has_vectors:
@@ -99,7 +101,8 @@ def retrieve(
             passage["score"] = score
     read = [found[:n_docs] for found in passages]
     scores, doc_ids = scores[:, :n_docs], doc_ids[:, :n_docs]
-    return Retrieved(write_contexts(model, retriever, input_ids, read, scores, doc_ids), passages)
+    contexts = write_contexts(model, retriever, input_ids, read, scores, doc_ids, asked)
+    return Retrieved(contexts, passages)
 
 
 def write_contexts(
@@ -109,6 +112,7 @@ def write_contexts(
     passages: Sequence[list[dict[str, Any]]],
     doc_scores: Tensor,
     doc_ids: np.ndarray | None = None,
+    questions: Sequence[str] | None = None,
 ) -> Contexts:
     """What the generator reads of passages, wherever they were found.
 
@@ -119,10 +123,13 @@ def write_contexts(
         passages: title and text of K passages for each.
         doc_scores: what p(z|x) is the softmax of, shape (B, K).
         doc_ids: rows of the passages in the retriever's index, shape (B, K), where known.
+        questions: their texts, for the prompts of a decoder-only generator; None, and for others,
+            as the question encoder's tokens say them.
     """
+    as_written = isinstance(retriever, PromptRetriever) and questions is not None
     context_input_ids, context_attention_mask = retriever.postprocess_docs(
         [doc_lists(found) for found in passages],
-        retriever.question_texts(input_ids),
+        list(questions or ()) if as_written else retriever.question_texts(input_ids),
         getattr(model.config.generator, "prefix", None),
         doc_scores.shape[1],
         return_tensors="pt",

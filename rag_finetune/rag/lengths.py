@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.prompt_retriever import PromptRetriever
 
 
 def question_limit(rag: Rag, max_question_length: int) -> int:
@@ -34,6 +35,9 @@ def check_question_lengths(rag: Rag, questions: Sequence[str], max_question_leng
         questions,
         f"are longer than {limit} tokens and lose their end",
     )
+    if isinstance(rag.retriever, PromptRetriever):  # prompts hold questions as they are written
+        rag.retriever.require_room(list(questions))
+        return
     _warn_about_rows(
         [row for row, ids in enumerate(tokens) if tokenizer.unk_token_id in ids],
         questions,

@@ -15,6 +15,7 @@ from transformers import RagTokenForGeneration
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.files import read_text, write_text
 from rag_finetune.index.manifest import Manifest
+from rag_finetune.rag.causal_model import CausalRag
 
 CARD = "README.md"
 KEY = "rag_finetune"  # in the card's metadata: the names of the parts
@@ -153,6 +154,8 @@ def save_model_card(
         hub_name: where the checkpoint is uploaded to.
     """
     head = "RAG-Token" if isinstance(model, RagTokenForGeneration) else "RAG-Sequence"
+    if isinstance(model, CausalRag):
+        head = "RAG with a decoder-only generator"
     names = {role: origin.parts.get(role, f"a {role.replace('_', ' ')}") for role in ROLES}
     sections = [
         f"---\n{_metadata(origin, head, metrics or {}).to_yaml()}\n---\n",
@@ -167,11 +170,12 @@ def save_model_card(
 
 def _metadata(origin: Origin, head: str, metrics: Mapping[str, float]) -> ModelCardData:
     """The head of the card, which the Hub reads."""
+    tag = head.lower().replace(" ", "-")
     more: dict[str, Any] = {KEY: origin.parts} if origin.parts else {}
     return ModelCardData(
         base_model=origin.base_models or None,
         library_name="transformers",
-        tags=["rag", head.lower(), "retrieval-augmented-generation", "rag-finetune"],
+        tags=["rag", tag, "retrieval-augmented-generation", "rag-finetune"],
         metrics=[name for name in ("exact_match", "f1") if name in metrics] or None,
         **more,
     )
@@ -210,7 +214,8 @@ def _load_section(model: Any, index: CardIndex | None, hub_name: str | None) -> 
             " (the question encoder is a `PooledEncoder`, which is made known first)",
             "import rag_finetune\n\nrag_finetune.register()\n",
         )
-    text = LOAD if index is not None and not index.manifest.has_vectors else LOAD + PLAIN
+    by_words = index is not None and not index.manifest.has_vectors
+    text = LOAD if by_words or isinstance(model, CausalRag) else LOAD + PLAIN
     return text.format(
         download=f', or `huggingface_hub.snapshot_download("{hub_name}")`' if hub_name else "",
         folder='"path/to/this/folder"',

@@ -14,6 +14,7 @@ from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.losses.likelihood import (
     rag_negative_log_likelihood,
     rag_negative_log_likelihood_from_states,
+    shift_labels,
 )
 from rag_finetune.rag.recompute import recomputed_activations
 from rag_finetune.rag.scoring import encode_by_length
@@ -47,6 +48,10 @@ class TargetLosses:
     def decoder_input_ids(self, labels: Tensor) -> Tensor:
         """Labels that the decoder shall read: the last predicts nothing, so it can be left out."""
         return labels if self.head is None else labels[:, :-1]
+
+    def mask_of(self, labels: Tensor) -> Tensor:
+        """True where a token of an answer counts, shape (B, T)."""
+        return shift_labels(labels, self.model.config.generator.pad_token_id)[1]
 
     @contextmanager
     def watch(self) -> Iterator[None]:

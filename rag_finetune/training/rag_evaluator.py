@@ -20,8 +20,9 @@ from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.health import collapses
+from rag_finetune.rag.causal_targets import CausalTargetLosses
 from rag_finetune.rag.checkpoint import Rag
-from rag_finetune.rag.generation import retrieve
+from rag_finetune.rag.generation import Retrieved, retrieve
 from rag_finetune.rag.scoring import encode_contexts
 from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.retrieval.retriever import RagIndexRetriever
@@ -38,7 +39,7 @@ class RagEvaluator(Seq2SeqTrainer):
 
     args: RagTrainingArguments
     rag: Rag
-    target_losses: TargetLosses
+    target_losses: TargetLosses | CausalTargetLosses
     _evaluated: dict[int, Evaluated]
     _questions: Dataset
 
@@ -89,26 +90,13 @@ class RagEvaluator(Seq2SeqTrainer):
                 depth=RETRIEVAL_DEPTH,
                 questions=[example["question"] for example in examples],
             )
-            # Encoded once, for the loss and for the answers.
-            states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)
-            contexts = replace(retrieved.contexts, states=states)
-            retrieved = replace(retrieved, contexts=contexts)
-            with self.target_losses.watch():
-                outputs = self.rag.model(
-                    encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                    context_attention_mask=contexts.attention_mask,
-                    doc_scores=contexts.doc_scores,
-                    decoder_input_ids=self.target_losses.decoder_input_ids(labels),
-                    use_cache=False,
-                    n_docs=contexts.doc_scores.shape[1],
-                )
-            losses = self._example_losses(outputs.logits, labels, contexts.doc_scores)
+            retrieved, losses = self._losses_of(retrieved, labels)
             if self.args.predict_with_generate:
                 thorough = self.args.decoding == "thorough"
                 gen_kwargs = gen_kwargs or self._gen_kwargs
                 found = answer_batch(self.rag, examples, retrieved, thorough, gen_kwargs)
             else:
-                scores = contexts.doc_scores.tolist()
+                scores = retrieved.contexts.doc_scores.tolist()
                 found = list(map(Evaluated, examples, retrieved.passages, scores))
         for row, entry, loss, ids in zip(
             rows, found, losses.tolist(), labels.tolist(), strict=True
@@ -116,6 +104,23 @@ class RagEvaluator(Seq2SeqTrainer):
             entry.loss, entry.label_ids = loss, ids
             self._evaluated[row] = entry.without_texts()
         return None, None, None
+
+    def _losses_of(self, retrieved: Retrieved, labels: Tensor) -> tuple[Retrieved, Tensor]:
+        """The losses of answers, (batch,), and what was retrieved with its encoder states."""
+        # Encoded once, for the loss and for the answers.
+        states = encode_contexts(self.rag.model.rag.generator, retrieved.contexts)
+        contexts = replace(retrieved.contexts, states=states)
+        with self.target_losses.watch():
+            outputs = self.rag.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                context_attention_mask=contexts.attention_mask,
+                doc_scores=contexts.doc_scores,
+                decoder_input_ids=self.target_losses.decoder_input_ids(labels),
+                use_cache=False,
+                n_docs=contexts.doc_scores.shape[1],
+            )
+        losses = self._example_losses(outputs.logits, labels, contexts.doc_scores)
+        return replace(retrieved, contexts=contexts), losses
 
     def evaluation_loop(
         self,

@@ -9,7 +9,6 @@ from torch import Tensor
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.index.gold import gold_rows
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.losses.likelihood import shift_labels
 from rag_finetune.losses.lists import gold_losses, listwise_losses
 from rag_finetune.losses.retrieval import (
     adist_losses,
@@ -21,6 +20,7 @@ from rag_finetune.losses.retrieval import (
 )
 from rag_finetune.metrics.retrieval import has_answer
 from rag_finetune.rag.attention import passage_attention, require_watchable
+from rag_finetune.rag.causal_targets import CausalTargetLosses
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
@@ -43,7 +43,7 @@ class RetrieverLosses:
         self,
         rag: Rag,
         args: RagTrainingArguments,
-        target_losses: TargetLosses,
+        target_losses: TargetLosses | CausalTargetLosses,
         questions: TrainingQuestions | None,
     ) -> None:
         """Look up what the losses need.
@@ -88,7 +88,7 @@ class RetrieverLosses:
             labels: decoder input ids, shape (B, T + 1).
             rows: of the items in the training set, shape (B,).
         """
-        _, mask = shift_labels(labels, self.rag.model.config.generator.pad_token_id)
+        mask = self.target_losses.mask_of(labels)
         assert self.target_losses.seen is not None
         tokens = self.target_losses.seen.pop()  # (B, K, T)
         losses = {

@@ -14,10 +14,9 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.evaluation.evaluate import collator_for
-from rag_finetune.rag.checkpoint import (
-    Rag,
-    set_generation_config,
-)
+from rag_finetune.rag.causal_targets import CausalTargetLosses
+from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.heads import require_heads, set_generation_config
 from rag_finetune.rag.targets import TargetLosses
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.callbacks import (
@@ -80,8 +79,8 @@ class RagTrainer(RagRetrieval):
                     f"{name} cannot be used: the loss is RAG's, and no logits are kept."
                 )
         self.rag = rag
+        self.target_losses = self._target_losses_of(rag.model)
         configure_model(rag, args)
-        self.target_losses = TargetLosses(rag.model)
         if eval_dataset is None and args.eval_strategy != "no":
             warnings.warn(
                 "No eval_dataset: nothing is evaluated, the last model is kept.", stacklevel=2
@@ -123,6 +122,11 @@ class RagTrainer(RagRetrieval):
         self.add_callback(self.sigterm)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def _target_losses_of(self, model: Any) -> TargetLosses | CausalTargetLosses:
+        """What takes the losses of answers."""
+        require_heads(model)
+        return TargetLosses(model)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -1,6 +1,11 @@
 """Which checkpoint a training goes on from. Imports nothing heavy."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LATEST = "latest"
 
@@ -40,4 +45,29 @@ def check_resumable(folder: Path) -> None:
             f"{folder}: not a checkpoint to resume from, optimizer.pt is missing (as in a finished "
             "model, and with --save_only_model). Start a new run from its weights: "
             f"--model_name_or_path {folder} and another --output_dir."
+        )
+
+
+def check_output(args: "TrainingArguments") -> None:
+    """Find the checkpoint to resume from; refuse a folder that would be overwritten.
+
+    Raises:
+        FileExistsError: the folder holds something, and is not to be gone on with.
+        FileNotFoundError: see `latest_checkpoint` and `check_resumable`.
+    """
+    folder = Path(str(args.output_dir))
+    if args.resume_from_checkpoint == LATEST:
+        args.resume_from_checkpoint = str(latest_checkpoint(folder))
+    if args.resume_from_checkpoint is not None:
+        check_resumable(Path(args.resume_from_checkpoint))
+        if os.environ.get("RANK", "0") == "0":
+            (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
+        return
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
+    is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
+    if is_first and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: already exists and is not empty. Go on with it: --resume_from_checkpoint "
+            f"{LATEST}; or choose another --output_dir."
         )

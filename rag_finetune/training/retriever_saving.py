@@ -8,7 +8,7 @@ from typing import Any
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import staged_folder
-from rag_finetune.training.lora import merged
+from rag_finetune.rag.adapters import merged
 
 
 def save_encoders(encoders: Mapping[str, TextEncoder], folder: Path, scale: float) -> None:

@@ -12,8 +12,10 @@ from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.evaluation.measure import Evaluated
 from rag_finetune.metrics.retrieval import KS, gold_metrics
+from rag_finetune.rag.causal_collator import require_short
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.lengths import check_question_lengths, too_long
+from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.training.arguments import ANSWER_METRICS, RagTrainingArguments
 from rag_finetune.training.options import PARTS
 
@@ -49,7 +51,11 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
             )
     config.do_marginalize = False  # the loss marginalises
     settings = rag.model.rag.generator.generation_config
-    if settings.max_new_tokens is None and (settings.max_length or 0) < args.max_target_length:
+    of_answer = not isinstance(rag.retriever, PromptRetriever)  # else prompts count in max_length
+    is_short = (
+        settings.max_new_tokens is None and (settings.max_length or 0) < args.max_target_length
+    )
+    if of_answer and is_short:
         settings.max_length = args.max_target_length  # what was learnt can be said
     for name in PARTS:
         getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
@@ -136,11 +142,16 @@ def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments
         args: gives the lengths.
 
     Raises:
-        ValueError: a question leaves no room for a passage.
+        ValueError: a question leaves no room for a passage, or an answer is too long for a
+            decoder-only generator.
     """
     check_question_lengths(rag, list(items.questions["question"]), args.max_question_length)
     first_only = slice(1 if items.target == "first" else None)
     answers = [text for golds in items.questions["answers"] for text in golds[first_only]]
+    if isinstance(rag.retriever, PromptRetriever):
+        ids = rag.retriever.writer.answers(rag.tokenizer.generator, answers)
+        require_short(ids, answers, args.max_target_length)
+        return
     rows = too_long(rag.tokenizer.generator, answers, args.max_target_length - 1)
     if rows:
         warnings.warn(

@@ -1,0 +1,216 @@
+"""A RAG model with a decoder-only generator: what the RAG heads are for BART and T5."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel, RagConfig
+from transformers.modeling_outputs import ModelOutput
+
+from rag_finetune.losses.likelihood import target_log_probs
+from rag_finetune.rag.prompt_retriever import PromptRetriever
+from rag_finetune.rag.prompt_template import PromptTemplate
+from rag_finetune.rag.scoring import Contexts, score_passages
+from rag_finetune.retrieval.retriever import doc_lists
+
+IGNORED = -100  # stands in labels where there is no token
+
+
+@dataclass
+class CausalRagOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        logits: at the places that predict a token of an answer, and only there, shape (R, V):
+            the tokens of the first prompt's answer in order, then of the second's, and so on.
+        doc_scores: inner products of question and passage, shape (B, K).
+    """
+
+    logits: Tensor | None = None
+    doc_scores: Tensor | None = None
+
+
+class CausalRag(nn.Module):
+    """A question encoder and a decoder-only generator.
+
+    Attributes:
+        config: a RagConfig that holds those of both networks, n_docs and max_combined_length. It
+            stands in no file: the checkpoint writes down what it was made from.
+        question_encoder: gives the vectors of questions.
+        generator: any model of AutoModelForCausalLM.
+        template: how prompts are written.
+        max_target_length: tokens of an answer at most, its end included.
+        retriever: finds passages and writes prompts; None for none.
+    """
+
+    def __init__(
+        self,
+        config: RagConfig,
+        question_encoder: PreTrainedModel,
+        generator: Any,
+        template: PromptTemplate,
+        max_target_length: int,
+    ) -> None:
+        """Join the networks."""
+        super().__init__()
+        self.config: Any = config
+        self.question_encoder: Any = question_encoder
+        self.generator = generator
+        self.template, self.max_target_length = template, max_target_length
+        self.retriever: PromptRetriever | None = None
+
+    @property
+    def rag(self) -> "CausalRag":
+        """Itself: where Transformers' heads keep their networks."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        found: torch.device = self.generator.device
+        return found
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The generator's generation settings."""
+        found: GenerationConfig = self.generator.generation_config
+        return found
+
+    @generation_config.setter
+    def generation_config(self, settings: GenerationConfig) -> None:
+        self.generator.generation_config = settings
+
+    def set_retriever(self, retriever: PromptRetriever) -> None:
+        """Keep the retriever that a forward pass asks."""
+        self.retriever = retriever
+
+    def forward(
+        self,
+        labels: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        questions: Sequence[str] | None = None,
+        context_input_ids: Tensor | None = None,
+        context_attention_mask: Tensor | None = None,
+        doc_scores: Tensor | None = None,
+        n_docs: int | None = None,
+    ) -> CausalRagOutput:
+        """Logits of given answers behind their prompts.
+
+        Args:
+            labels: token ids of answers, the end included, shape (B, T), −100 where there is none.
+            input_ids: questions for the question encoder, shape (B, length); with the two that
+                follow in place of what comes behind them.
+            attention_mask: their mask.
+            questions: their texts.
+            context_input_ids: prompts, as from the retriever, shape (B·P, length).
+            context_attention_mask: their mask.
+            doc_scores: of the passages in them, shape (B, K).
+            n_docs: passages a question; None for the configuration's.
+        """
+        if context_input_ids is None:
+            assert input_ids is not None and questions is not None
+            n_docs = self.config.n_docs if n_docs is None else n_docs
+            contexts = self._retrieve(input_ids, attention_mask, questions, n_docs)
+        else:
+            assert context_attention_mask is not None and doc_scores is not None
+            contexts = Contexts(context_input_ids, context_attention_mask, doc_scores)
+        return CausalRagOutput(self.answer_logits(contexts, labels), contexts.doc_scores)
+
+    def answer_logits(self, contexts: Contexts, labels: Tensor) -> Tensor:
+        """Logits at the places that predict the tokens of answers.
+
+        Each prompt is followed by its answer and padded behind it, where nothing that counts can
+        see the padding. The output layer reads the places that count alone.
+
+        Args:
+            contexts: prompts, P a question.
+            labels: see `forward`.
+
+        Returns:
+            Shape (R, V); see `CausalRagOutput`.
+        """
+        prompts = len(contexts.input_ids) // len(labels)
+        answers = labels.repeat_interleave(prompts, 0)  # (B·P, T)
+        rows, places = [], []
+        pairs = zip(contexts.input_ids, contexts.attention_mask, answers, strict=True)
+        for ids, mask, answer in pairs:
+            prompt, answer = ids[mask.bool()], answer[answer != IGNORED]
+            rows.append(torch.cat([prompt, answer]))
+            # What predicts a token stands one place before it.
+            places.append(torch.arange(len(answer)) + len(prompt) - 1)
+        ids = pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+        flat = torch.cat([at + row * ids.shape[1] for row, at in enumerate(places)])
+        with self._only(flat.to(ids.device)):
+            logits: Tensor = self.generator(
+                input_ids=ids, attention_mask=mask.long(), use_cache=False
+            ).logits
+        return logits[0]
+
+    def token_log_probs(self, contexts: Contexts, labels: Tensor) -> Tensor:
+        """Log p(y_t|x,z,y_<t) of given answers, in nats, shape (B, P, T); 0 where no token is.
+
+        Args:
+            contexts: prompts, P a question.
+            labels: see `forward`.
+        """
+        return spread(self.answer_logits(contexts, labels), labels)
+
+    @contextmanager
+    def _only(self, places: Tensor) -> Iterator[None]:
+        """Let the output layer read these places of the flattened batch, as one row."""
+        head = self.generator.get_output_embeddings()
+
+        def choose(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            return (args[0].flatten(0, 1)[places].unsqueeze(0),)
+
+        hook = head.register_forward_pre_hook(choose)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _retrieve(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        questions: Sequence[str],
+        n_docs: int,
+    ) -> Contexts:
+        """Prompts of questions; gradients of doc_scores reach the question encoder."""
+        retriever = self.retriever
+        assert retriever is not None  # checked by the trainer
+        hidden = self.question_encoder(input_ids, attention_mask=attention_mask)[0]
+        texts = questions if retriever.searcher.by_words else None
+        found = retriever.retrieve_passages(hidden.detach().float().cpu().numpy(), n_docs, texts)
+        vectors, doc_ids, passages = found
+        prior = retriever.searcher.prior_scores(questions, doc_ids) if texts else None
+        scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids), prior)
+        ids, mask = retriever.postprocess_docs(
+            [doc_lists(group) for group in passages], list(questions), None, n_docs, "pt"
+        )
+        return Contexts(ids.to(input_ids.device), mask.to(input_ids.device), scores)
+
+
+def spread(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probabilities of the tokens of answers, from the logits that `answer_logits` gives.
+
+    Args:
+        logits: shape (R, V).
+        labels: token ids, shape (B, T), −100 where there is none.
+
+    Returns:
+        Nats, float32 at least, shape (B, P, T), P = prompts a question; 0 where no token is.
+    """
+    counted = (labels != IGNORED).unsqueeze(1)  # (B, 1, T)
+    prompts = len(logits) // int(counted.sum())
+    counted = counted.expand(-1, prompts, -1)  # (B, P, T)
+    targets = labels.unsqueeze(1).expand_as(counted)[counted]  # (R,)
+    chosen = target_log_probs(logits, targets)
+    return chosen.new_zeros(counted.shape).masked_scatter(counted, chosen)

@@ -1,0 +1,37 @@
+"""What training with a decoder-only generator adds to RAG's options; imports no torch."""
+
+from dataclasses import dataclass, field
+
+from rag_finetune.training.options import PARTS, RagOptions
+
+
+@dataclass
+class CausalOptions(RagOptions):
+    """The options of training with a decoder-only generator. Lengths are in tokens."""
+
+    trainable: list[str] = field(
+        default_factory=lambda: ["generator"],
+        metadata={
+            "help": "the parts that learn; the others stay bit-identical; the question encoder "
+            "only where each passage has a prompt of its own",
+            "choices": PARTS,
+        },
+    )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "train low-rank adapters of this rank in the generator, nothing else of it; "
+            "they are merged into its weights when it is saved (extra peft)"
+        },
+    )
+    max_target_length: int | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "tokens of an answer, its end included; default: the model's own"},
+    )
+    max_combined_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "tokens of a prompt; passages are cut to it, the question never; default: the "
+            "model's own"
+        },
+    )

@@ -1,0 +1,137 @@
+"""`rag-finetune train-causal`, and the commands that use what it leaves."""
+
+import json
+import subprocess
+
+import pytest
+import tiny_causal
+import tiny_rag
+import torch
+from light_imports import assert_imports_none_of
+from test_two_processes import LAUNCH, ROOT, environment
+from tiny_job import error_of, index_words, ok, write_inputs
+
+from rag_finetune.rag.checkpoint import load_rag
+
+QUICK = "--max_steps 2 --warmup_steps 0 --learning_rate 1e-3 --disable_tqdm true".split()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Inputs, index/, decoder/ and assembled/; leave them as they are."""
+    folder = tmp_path_factory.mktemp("causal")
+    write_inputs(folder)
+    tiny_rag.save_parts(folder / "parts", dropout=0.0)  # processes draw dropout apart
+    tiny_causal.save_generator(folder / "decoder", "gpt2", padding=False)
+    ok(*index_words(folder, folder / "index"))
+    ok(
+        *("assemble", *parts_of(folder), "--output_dir", folder / "assembled"),
+        *("--max_combined_length", 60, "--n_docs", 3, "--max_target_length", 8),
+    )
+    return folder
+
+
+def parts_of(folder, reading="ensemble"):
+    template = {"ensemble": tiny_causal.TEMPLATE, "joined": tiny_causal.JOINED}[reading]
+    return [
+        *("--question_encoder", folder / "parts/question_encoder"),
+        *("--generator", folder / "decoder", "--index", folder / "index"),
+        *("--reading", reading, "--prompt_template", template),
+    ]
+
+
+def train_words(job, output, *more):
+    return [
+        "train-causal",
+        "--train_file",
+        job / "train.json",
+        "--output_dir",
+        output,
+        *QUICK,
+        *more,
+    ]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_the_whole_job(job, tmp_path):
+    done = ok(*train_words(job, tmp_path / "run", "--model_name_or_path", job / "assembled"))
+    assert "question_encoder  4,304       frozen" in done.out
+    (tmp_path / "run").rename(tmp_path / "moved")
+    model = ["--model_name_or_path", tmp_path / "moved"]
+    ok(*("evaluate", *model, "--eval_file", job / "train.json", "--output_dir", tmp_path / "e"))
+    metrics = read(tmp_path / "e/metrics.json")
+    assert metrics["n_examples"] == 20 and {"exact_match", "recall@5", "doc_entropy"} <= {*metrics}
+    [first, *_] = (tmp_path / "e/predictions.jsonl").read_text().splitlines()
+    row = json.loads(first)
+    assert {*row} == {"id", "question", "answers", "prediction", "score", "passages"}
+    assert {*row["passages"][0]} == {"id", "title", "text", "score", "posterior"}
+    assert sum(passage["posterior"] for passage in row["passages"]) == pytest.approx(1)
+    lines = ok("predict", *model, "--questions", job / "train.json").out.splitlines()
+    answers = [json.loads(line)["prediction"] for line in lines]
+    predicted = (tmp_path / "e/predictions.jsonl").read_text().splitlines()
+    assert answers == [json.loads(line)["prediction"] for line in predicted]
+    assert "ada" in ok("search", "what is the house of ada ?", *model).out
+
+
+def test_parts_are_joined_without_a_checkpoint_before(job, tmp_path):
+    words = [*parts_of(job, "joined"), "--n_docs", 2, "--max_target_length", 9]
+    ok(*train_words(job, tmp_path / "run", *words, "--max_combined_length", 70))
+    model = load_rag(tmp_path / "run").model
+    assert model.template.reading == "joined" and model.template.text == tiny_causal.JOINED
+    assert (model.config.n_docs, model.config.max_combined_length) == (2, 70)
+    assert model.max_target_length == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--question_encoder is missing: give --model_name_or_path, or"),
+        (["--generator", "x", "--question_encoder", "y"], "--index is missing"),
+        (["--model_name_or_path", "CKPT", "--reading", "joined"], "--reading does not go with"),
+    ],
+)
+def test_what_to_train_is_asked_for(job, tmp_path, words, message):
+    words = [job / "assembled" if word == "CKPT" else word for word in words]
+    assert message in error_of(*train_words(job, tmp_path / "run", *words))
+
+
+def test_train_says_which_command_this_model_is_for(job, tmp_path):
+    words = ["--model_name_or_path", job / "assembled", "--train_file", job / "train.json"]
+    error = error_of("train", *words, "--output_dir", tmp_path / "run", *QUICK)
+    assert "decoder-only generator" in error and "train-causal" in error
+
+
+def test_help_is_instant():
+    heavy = {"torch", "transformers", "datasets", "faiss", "numpy", "yaml"}
+    assert_imports_none_of(
+        heavy, "from rag_finetune.__main__ import main; main(['train-causal', '--help'])"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_take_the_steps_of_one(job, tmp_path):
+    common = ["--model_name_or_path", job / "assembled", "--validation_split", 0, "--use_cpu"]
+    common += ["--optim", "sgd", "--learning_rate", 0.1, "--lr_scheduler_type", "constant"]
+    common += ["--trainable", "generator", "question_encoder"]
+    ok(*train_words(job, tmp_path / "one", *common, "--per_device_train_batch_size", 8))
+    words = train_words(job, tmp_path / "two", *common, "--per_device_train_batch_size", 4)
+    done = subprocess.run(
+        [*LAUNCH, "-m", "rag_finetune", *map(str, words)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "2 process(es)" in done.stdout
+    vectors = [
+        torch.nn.utils.parameters_to_vector(load_rag(folder).model.parameters()).detach()
+        for folder in (tmp_path / "one", tmp_path / "two", job / "assembled")
+    ]
+    one, two, start = vectors
+    assert (one - start).norm() > 1e-3
+    assert (one - two).norm() <= 1e-3 * (one - start).norm()
