@@ -10,6 +10,7 @@ import tiny_rag
 import torch
 from test_rag_trainer import KillAtStep
 from tiny_training import logged, same, train_tiny, weights
+from transformers import TrainerCallback
 
 from rag_finetune.index.build import build_index
 from rag_finetune.index.store import open_index
@@ -20,6 +21,20 @@ from rag_finetune.training.options import PARTS, TRAINABLE
 ALONE = {"trainable": ["context_encoder"], "index_refresh": "blocking", "index_refresh_steps": 2}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
 SUBSETS = [list(parts) for size in (1, 2, 3) for parts in itertools.combinations(TRAINABLE, size)]
+
+
+class NoDropout(TrainerCallback):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+
+
+def sharp_rag(folder):
+    """A model whose generator does not read all passages alike, and has no dropout."""
+    rag = tiny_rag.tiny_rag(folder, dropout=0.0)
+    tiny_rag.spread(rag.model.rag.generator, 0.7)
+    return rag
 
 
 def vectors(index) -> np.ndarray:
@@ -51,7 +66,7 @@ def test_one_step_moves_what_is_trainable_and_nothing_else(tmp_path, trainable):
 
 def test_the_gradient_is_that_of_the_passages_encoded_one_by_one(tmp_path):
     """One step of plain gradient descent, against a loop over the questions and passages."""
-    rag = tiny_rag.tiny_rag(tmp_path, dropout=0.0)
+    rag = sharp_rag(tmp_path)
     encoder = load_own_encoder(tmp_path / "index")
     before = weights(encoder.model)
     items = tiny_rag.questions(4)
@@ -98,6 +113,7 @@ def test_the_gradient_is_that_of_the_passages_encoded_one_by_one(tmp_path):
         max_grad_norm=0.0,
         lr_scheduler_type="constant",
         index_refresh="none",
+        callbacks=[NoDropout()],
     )
     assert logged(trainer, "loss")[0] == pytest.approx(total.item(), rel=1e-5)
     after = trainer.context_encoder.model.state_dict()
@@ -106,8 +122,8 @@ def test_the_gradient_is_that_of_the_passages_encoded_one_by_one(tmp_path):
         if parameter.grad is None:
             continue
         step = (before[name] - after[name]) / 0.5
-        tolerance = 1e-3 * parameter.grad.abs().max().clamp(min=1e-4)
-        assert torch.allclose(step, parameter.grad, rtol=1e-2, atol=float(tolerance)), name
+        tolerance = 1e-3 * float(parameter.grad.abs().max())
+        assert torch.allclose(step, parameter.grad, rtol=1e-2, atol=max(tolerance, 1e-6)), name
         checked += bool(parameter.grad.any())
     assert checked > 5
 
@@ -117,18 +133,17 @@ def test_layouts_of_one_global_batch_give_the_same_gradient_norm(tmp_path):
     for number, (batch_size, accumulation) in enumerate([(8, 1), (2, 4)]):
         trainer = train_tiny(
             tmp_path / str(number),
+            rag=sharp_rag(tmp_path / str(number)),
             max_steps=2,
             count=8,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             trainable=list(TRAINABLE),
             index_refresh="none",
-            train_sampling_strategy="sequential",
+            callbacks=[NoDropout()],
         )
-        # Dropout of the tiny context encoder is 0.1 and cannot be the same for both.
-        assert trainer.context_encoder.model.config.hidden_dropout_prob == 0.1
         figures.append(logged(trainer, "grad_norm_context_encoder"))
-    assert figures[1] == pytest.approx(figures[0], rel=0.5)
+    assert figures[1] == pytest.approx(figures[0], rel=1e-3)
 
 
 def test_the_finished_folder_holds_a_fresh_build_by_the_final_encoder(tmp_path):
@@ -145,7 +160,7 @@ def test_the_finished_folder_holds_a_fresh_build_by_the_final_encoder(tmp_path):
     rag = load_rag(run)
     assert rag.retriever.index.manifest.fingerprint == encoder.fingerprint()
     assert rag.model.rag.ctx_encoder is None
-    assert logged(trainer, "index_staleness") == [1, 0, 2, 1, 0]
+    assert logged(trainer, "index_staleness") == [1, 0, 0, 1, 0]
     assert len(logged(trainer, "index_refresh_seconds")) == 2
     assert "| trainable | context_encoder |" in (run / "README.md").read_text()
 
@@ -189,10 +204,10 @@ def test_a_resumed_run_without_the_index_that_it_had_is_an_error(tmp_path):
 
 
 def test_a_finished_run_that_is_resumed_has_the_index_of_its_encoder(tmp_path):
-    whole = train_tiny(tmp_path, max_steps=3, **ALONE, **SAVED)
+    whole = train_tiny(tmp_path, max_steps=3, **ALONE, **SAVED).context_encoder.fingerprint()
     again = train_tiny(tmp_path, max_steps=3, **ALONE, resume=str(tmp_path / "run/checkpoint-3"))
-    assert again.context_encoder.fingerprint() == whole.context_encoder.fingerprint()
-    assert again.retriever.index.manifest.fingerprint == whole.context_encoder.fingerprint()
+    assert again.context_encoder.fingerprint() == whole
+    assert again.retriever.index.manifest.fingerprint == whole
 
 
 def test_sigterm_leaves_the_index_that_was_searched(tmp_path):

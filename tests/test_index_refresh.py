@@ -93,6 +93,7 @@ def test_none_leaves_the_index_as_it_was_to_the_end(tmp_path):
     assert not logs
 
 
+@pytest.mark.slow
 def test_a_background_refresh_is_taken_between_steps_and_training_never_waits(tmp_path):
     refresh, logs = refresh_of(tmp_path)
     first = refresh.retriever.index
@@ -116,6 +117,7 @@ def test_a_background_refresh_is_taken_between_steps_and_training_never_waits(tm
     assert build._process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_refresh_that_fails_stops_the_run_and_names_its_log(tmp_path):
     refresh, _ = refresh_of(tmp_path)
     with torch.no_grad():

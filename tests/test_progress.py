@@ -39,9 +39,9 @@ def test_an_evaluation_is_a_line_in_per_cent():
 
 def test_the_age_of_the_index_and_its_refreshes_are_told():
     logs = {"loss": 2.0, "learning_rate": 3e-5, "index_staleness": 40}
-    assert log_line(logs, 1, 2) == "step 1 of 2:  loss 2  learning rate 3e-05  index 40 steps old"
+    assert log_line(logs, 1, 2) == "step 1 of 2:  loss 2  learning rate 3e-05  index age 40"
     refreshed = {"index_refresh_seconds": 12.345, "index_staleness": 7}
-    line = "step 1 of 2:  index encoded anew in 12.3 s, 7 steps old"
+    line = "step 1 of 2:  index encoded anew in 12.3 s  age 7"
     assert log_line(refreshed, 1, 2) == line
 
 

@@ -50,7 +50,7 @@ def test_type_words_and_way_are_those_of_the_old_index(tmp_path):
         passage_words=50,
         overlap=5,
     )
-    add_lexical(old, {"bm25": {"language": "en"}})
+    add_lexical(old, {"bm25": {"language": "english"}})
     manifest = json.loads((old.folder / "manifest.json").read_text())
     manifest["retrieval"] = {"way": "hybrid"}
     (old.folder / "manifest.json").write_text(json.dumps(manifest))
@@ -96,6 +96,7 @@ def test_the_program_encodes_by_the_folder_of_an_encoder(old, tmp_path, monkeypa
     assert found.manifest.encoder["name"] == "encoder"
 
 
+@pytest.mark.slow
 def test_the_program_ends_when_its_input_does(tmp_path):
     code = (
         "import threading, time\n"

@@ -90,7 +90,9 @@ def main(argv: list[str]) -> int:
 
 def _end_with_parent() -> None:
     """End this process once whoever started it has ended, however that was."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock Python wants for itself when it ends.
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 

@@ -53,7 +53,9 @@ class ContextTraining(RagRetrieval):
         if self.context_encoder is not None:
             network: Any = self.context_encoder.model
             network.to(args.device)
-            self.refresh = IndexRefresh(self.retriever, self.context_encoder, args, self.log)
+            self.refresh = IndexRefresh(
+                self.retriever, self.context_encoder, args, self._log_refresh
+            )
             self.add_callback(self.refresh)
 
     # ---- The training step ----
@@ -90,6 +92,12 @@ class ContextTraining(RagRetrieval):
         if self.refresh is not None and "loss" in logs:
             logs["index_staleness"] = self.state.global_step - self.refresh.index_step
         super().log(logs, start_time)
+
+    def _log_refresh(self, figures: dict[str, float]) -> None:
+        """Log the figures of a refresh, and the step itself as if nothing had been logged."""
+        should_log = self.control.should_log
+        self.log(figures)
+        self.control.should_log = should_log
 
     # ---- The run ----
 
@@ -163,7 +171,8 @@ class ContextTraining(RagRetrieval):
         else:
             with staged_folder(folder / CONTEXT_ENCODER) as staged:
                 self.context_encoder.save(staged)
-        record_version(folder, index, self.refresh.index_step)
+        if folder != Path(str(self.args.output_dir)):  # whose index is the last one
+            record_version(folder, index, self.refresh.index_step)
 
     def _index_mode(self) -> str:
         """How the index goes with a checkpoint: one that was made here is copied by hard links."""

@@ -126,7 +126,7 @@ class RagTrainer(ContextTraining):
         parts = {name: getattr(self.rag.model.rag, name) for name in PARTS}
         if self.context_encoder is not None:
             parts["context_encoder"] = self.context_encoder.model
-        return parts
+        return {name: parts[name] for name in TRAINABLE if name in parts}
 
     def describe(self) -> str:
         """A table of what trains, with parameter counts and learning rates."""
