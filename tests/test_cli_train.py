@@ -566,7 +566,7 @@ def test_a_damaged_question_is_named_with_its_line(tmp_path):
         (["--learning_ratee", "1"], "--learning_ratee. Did you mean --learning_rate?"),
         (["--n_doc", "3"], "unrecognised flag --n_doc. Did you mean --n_docs?"),
         (["--train_fil=x"], "unrecognised flag --train_fil. Did you mean --train_file?"),
-        (["--trainable", "context_encoder"], "invalid choice: 'context_encoder'"),
+        (["--trainable", "doc_encoder"], "invalid choice: 'doc_encoder'"),
         (["--trainable", "generator", "reader"], "invalid choice: 'reader'"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--lr_scheduler_type", "zigzag"], "invalid choice: 'zigzag'"),

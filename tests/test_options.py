@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from light_imports import assert_imports_none_of
 
-from rag_finetune.training.options import PARTS, REFUSED, RagOptions
+from rag_finetune.training.options import PARTS, REFUSED, TRAINABLE, RagOptions
 
 
 def test_the_options_import_no_torch():
@@ -27,6 +27,7 @@ def test_the_defaults_are_fresh_lists():
     first = RagOptions()
     first.trainable.append("x")
     assert RagOptions().trainable == list(PARTS)
+    assert set(PARTS) < set(TRAINABLE)
 
 
 @pytest.mark.parametrize("name", REFUSED)

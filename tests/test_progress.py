@@ -43,6 +43,14 @@ def test_an_evaluation_is_a_line_in_per_cent():
     assert log_line({"eval_loss": 0.5}, 0, 0) == "validation:  loss 0.5"
 
 
+def test_the_age_of_the_index_and_its_refreshes_are_told():
+    logs = {"loss": 2.0, "learning_rate": 3e-5, "index_staleness": 40}
+    assert log_line(logs, 1, 2) == "step 1 of 2:  loss 2  learning rate 3e-05  index age 40"
+    refreshed = {"index_refresh_seconds": 12.345, "index_staleness": 7}
+    line = "step 1 of 2:  index encoded anew in 12.3 s  age 7"
+    assert log_line(refreshed, 1, 2) == line
+
+
 def test_what_the_end_of_the_run_says_is_no_line():
     assert log_line({"train_runtime": 3.0, "train_loss": 0.5}, 9, 9) == ""
 

@@ -12,6 +12,7 @@ from torch import nn
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.evaluation.evaluate import Evaluated
 from rag_finetune.index.build import build_index
+from rag_finetune.index.update import load_own_encoder
 from rag_finetune.rag.assemble import assemble_rag
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.rag.generation import question_encoder_of
@@ -105,7 +106,10 @@ def test_activations_are_recomputed_in_what_trains_alone():
     bert = parts["question_encoder"].question_encoder.bert_model
     assert checkpointable(parts, ["generator"]) == [parts["generator"]]
     assert checkpointable(parts, ["question_encoder", "generator"]) == [bert, parts["generator"]]
-    for module in checkpointable(parts, ["question_encoder", "generator"]):
+    parts["context_encoder"] = load_own_encoder(tiny_job() / "index").model
+    within = parts["context_encoder"].ctx_encoder.bert_model
+    assert checkpointable(parts, ["context_encoder"]) == [within]
+    for module in checkpointable(parts, ["question_encoder", "context_encoder", "generator"]):
         module.activation_checkpointing_enable()
 
 

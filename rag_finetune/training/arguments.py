@@ -11,7 +11,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from rag_finetune.training.launch import check_world, refuse
 from rag_finetune.training.loss_terms import check_losses
-from rag_finetune.training.options import PARTS, REFUSED, RagOptions
+from rag_finetune.training.options import REFUSED, TRAINABLE, RagOptions
 
 # Numbers that must be at least 1, where they are set.
 AT_LEAST_ONE = (
@@ -20,10 +20,17 @@ AT_LEAST_ONE = (
     "max_target_length",
     "max_combined_length",
     "early_stopping_patience",
+    "index_refresh_steps",
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
     "gradient_accumulation_steps",
 )
+
+# The learning rate of a part alone.
+RATES = {
+    "question_encoder": "learning_rate_question_encoder",
+    "context_encoder": "learning_rate_context_encoder",
+}
 
 HIDDEN_TOKEN = "<HUB_TOKEN>"  # what `to_dict` writes for any hub_token, None too
 
@@ -36,7 +43,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     """Seq2SeqTrainingArguments with what RAG training adds.
 
     Args:
-        trainable: "question_encoder", "generator" or both.
+        trainable: any of "question_encoder", "context_encoder" and "generator".
 
     The other options are described in `rag_finetune.training.options`, and by
     `rag-finetune train --help`. Inherited arguments keep Transformers' meaning; those that
@@ -132,6 +139,11 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             shown["generation_config"] = self.generation_config.to_dict()
         return shown
 
+    def rates(self) -> dict[str, float]:
+        """The learning rates that are not `learning_rate`, by part."""
+        own = {part: getattr(self, name) for part, name in RATES.items()}
+        return {part: rate for part, rate in own.items() if rate is not None}
+
     def without_evaluation(self) -> None:
         """Evaluate nothing, because there is nothing to evaluate on.
 
@@ -174,10 +186,10 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
 
     def _check_options(self) -> None:
         """Raise for options of ours that are out of range."""
-        unknown = set(self.trainable) - set(PARTS)
+        unknown = set(self.trainable) - set(TRAINABLE)
         if unknown or not self.trainable:
             raise ValueError(
-                f"trainable must be one or more of {', '.join(PARTS)}, found "
+                f"trainable must be one or more of {', '.join(TRAINABLE)}, found "
                 f"{' '.join(self.trainable) or 'nothing'}."
             )
         for option in fields(RagOptions):
@@ -190,7 +202,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
-        for name in ("learning_rate", "learning_rate_question_encoder"):
+        for name in ("learning_rate", *RATES.values()):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(
@@ -225,18 +237,36 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 f"metric_for_best_model {metric} needs answers: leave --predict_with_generate on, "
                 "or choose loss."
             )
-        if (
-            self.learning_rate_question_encoder is not None
-            and "question_encoder" not in self.trainable
-        ):
-            raise ValueError(
-                "learning_rate_question_encoder is set, but the question encoder does not learn: "
-                "add it to --trainable."
-            )
+        for part, rate in RATES.items():
+            if getattr(self, rate) is not None and part not in self.trainable:
+                raise ValueError(
+                    f"{rate} is set, but the {part.replace('_', ' ')} does not learn: add it to "
+                    "--trainable."
+                )
+        self._check_refresh()
         if self.target == "random" and self.dataloader_persistent_workers:
             raise ValueError(
                 "target random draws anew each epoch, which dataloader_persistent_workers do not "
                 "hear of. Leave one of them out."
+            )
+
+    def _check_refresh(self) -> None:
+        """Raise where the index can not follow the context encoder, or has none to follow."""
+        learns = "context_encoder" in self.trainable
+        for name in ("index_refresh", "index_refresh_steps"):
+            if getattr(self, name) is not None and not learns:
+                raise ValueError(
+                    f"{name} is set, but the context encoder does not learn: add context_encoder "
+                    "to --trainable."
+                )
+        if self.index_refresh == "none" and self.index_refresh_steps is not None:
+            raise ValueError(
+                "index_refresh_steps is set, but index_refresh is none: leave one of them out."
+            )
+        if learns and self.save_index == "none":
+            raise ValueError(
+                "save_index none leaves out the index, which training with context_encoder in "
+                "--trainable makes: choose copy or link."
             )
 
     def _can_keep_best(self) -> bool:

@@ -151,11 +151,15 @@ def grad_norm_of(module: nn.Module) -> float:
 def trainable_table(
     parts: Mapping[str, nn.Module], trainable: Sequence[str], rates: Mapping[str, float]
 ) -> str:
-    """A table of what trains: part, parameters, learning rate."""
+    """A table of what trains: part, parameters, learning rate.
+
+    A part that has a rate and no network is not loaded, as the context encoder of an index.
+    """
     rows = [("part", "parameters", "learning rate")]
     for name, module in parts.items():
         count = sum(p.numel() for p in module.parameters())
         rows.append((name, f"{count:,}", f"{rates[name]:g}" if name in trainable else "frozen"))
+    rows += [(name, "in the index", "frozen") for name in rates if name not in parts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(_row(row, widths) for row in rows)
 
@@ -181,7 +185,7 @@ def _require_gradient(name: str, norm: float, args: TrainingArguments, n_docs: i
         )
     if norm == 0.0:
         hint = "Take it out of --trainable, or look for what cuts its gradient."
-        if name == "question_encoder" and n_docs == 1:
+        if name != "generator" and n_docs == 1:
             hint = "With one passage a question (n_docs 1, or an index of one) p(z|x) is always 1: "
             hint += "raise --n_docs, or take it out of --trainable."
         raise ValueError(f"No gradient reaches {name}: it is trainable and cannot learn. {hint}")

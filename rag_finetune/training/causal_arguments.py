@@ -28,6 +28,11 @@ class CausalTrainingArguments(CausalOptions, RagTrainingArguments):
             raise ValueError(
                 "lora_rank is set, but the generator does not learn: add it to --trainable."
             )
+        if "context_encoder" in self.trainable:
+            raise ValueError(
+                "The context encoder cannot learn beside a decoder-only generator: take it out of "
+                "--trainable, and train it with `rag-finetune train-retriever`."
+            )
         for name in parse_losses(self.retriever_loss):
             if name in NEEDS_ENCODER:
                 raise ValueError(

@@ -11,6 +11,9 @@ CONTEXTS = ("gold", "retrieved", "mixed")
 NOT_HERE: dict[str, str] = {
     "trainable": "the generator alone learns; `rag-finetune train` trains any part",
     "learning_rate_question_encoder": "the question encoder stays as it is",
+    "learning_rate_context_encoder": "the context encoder stays as it is",
+    "index_refresh": "the context encoder stays as it is",
+    "index_refresh_steps": "the context encoder stays as it is",
     "passage_loss_weight": "a question is trained on with one passage, there are none to weigh",
     "doubt_weight": "a question is trained on with one passage, there are none to doubt",
 } | dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")

@@ -78,10 +78,10 @@ def check_losses(args: Any) -> None:
             )
     if not weights:
         return
-    if "question_encoder" not in args.trainable:
+    if not {"question_encoder", "context_encoder"} & set(args.trainable):
         raise ValueError(
-            f"retriever_loss {args.retriever_loss} teaches the question encoder, which does not "
-            "learn: add question_encoder to --trainable."
+            f"retriever_loss {args.retriever_loss} teaches the encoders, and neither learns: add "
+            "question_encoder to --trainable."
         )
     if args.likelihood_weight == 0.0:
         _check_without_likelihood(args)

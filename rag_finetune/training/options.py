@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from rag_finetune.training.loss_terms import LOSSES
 
-PARTS = ("question_encoder", "generator")
+PARTS = ("question_encoder", "generator")  # the networks of a RAG model; they train by default
+TRAINABLE = ("question_encoder", "context_encoder", "generator")
+REFRESH_STEPS = 500  # as REALM, Guu et al. 2020, arXiv:2002.08909
 
 # Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
 REFUSED: dict[str, str] = {
@@ -49,7 +51,11 @@ class RagOptions:
 
     trainable: list[str] = field(
         default_factory=lambda: list(PARTS),
-        metadata={"help": "the parts that learn; the others stay bit-identical", "choices": PARTS},
+        metadata={
+            "help": "the parts that learn; the others stay bit-identical. With context_encoder, "
+            "which is the index's own, the passages that are read are encoded again with gradient",
+            "choices": TRAINABLE,
+        },
     )
     learning_rate_question_encoder: float | None = field(
         default=None, metadata={"help": "for the question encoder alone; default: --learning_rate"}
@@ -88,6 +94,22 @@ class RagOptions:
             "help": "of lsr: KL(p_R ‖ p_LM), as REPLUG, or KL(p_LM ‖ p_R), as pdist of Atlas",
             "choices": ("retriever_lm", "lm_retriever"),
         },
+    )
+    learning_rate_context_encoder: float | None = field(
+        default=None, metadata={"help": "for the context encoder alone; default: --learning_rate"}
+    )
+    index_refresh: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --trainable context_encoder, how the passages are encoded anew for the "
+            "search: in another process while training goes on, with training waiting, or never; "
+            "default: background",
+            "choices": ("background", "blocking", "none"),
+        },
+    )
+    index_refresh_steps: int | None = field(
+        default=None,
+        metadata={"help": f"steps from one such refresh to the next; default: {REFRESH_STEPS}"},
     )
     passage_loss_weight: float = field(
         default=0.0,

@@ -89,7 +89,12 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
             shown.append(f"gradient {whole:.3g}" + (f" ({each})" if len(parts) > 1 else ""))
         if "learning_rate" in logs:
             shown.append(f"learning rate {logs['learning_rate']:.3g}")
+        if logs.get("index_staleness"):
+            shown.append(f"index age {logs['index_staleness']:,}")
         return f"{place}:  {'  '.join(shown)}"
+    if "index_refresh_seconds" in logs:
+        seconds, age = logs["index_refresh_seconds"], logs["index_staleness"]
+        return f"{place}:  index encoded anew in {seconds:.1f} s  age {age:,}"
     counted = next((key for key in logs if key.endswith(("_loss", COUNT))), "train_loss")
     if counted == "train_loss":
         return ""

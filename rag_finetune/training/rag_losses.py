@@ -61,7 +61,7 @@ class RetrieverLosses:
         assert rag.retriever is not None
         self.rag, self.args = rag, args
         self.weights = parse_losses(args.retriever_loss)
-        if "question_encoder" not in args.trainable:
+        if not rag.retriever.index.manifest.has_vectors:
             raise ValueError(
                 f"retriever_loss {args.retriever_loss} teaches the question encoder, and the index "
                 "holds no vectors: it has no part in p(z|x). Give an index with vectors."

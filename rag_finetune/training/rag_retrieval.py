@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,7 +22,7 @@ from rag_finetune.training.rag_saver import RagSaver
 class RagRetrieval(RagSaver):
     """A RagSaver that runs the model on retrieved passages.
 
-    Where the question encoder does not learn, the passages of the next batch are found in the
+    Where neither encoder learns, the passages of the next batch are found in the
     background while a batch is trained on. Batches, passages and losses are the same either way.
     """
 
@@ -32,7 +33,7 @@ class RagRetrieval(RagSaver):
         self.retriever.expect_contexts(self._n_questions() * self.retriever.n_docs)
         # What a thread of this process finds cannot be sent to or from another process.
         is_sent = self.args.dataloader_num_workers or self.accelerator.dispatch_batches
-        if "question_encoder" in self.args.trainable or is_sent:
+        if self.args.trainable != ["generator"] or is_sent:
             return self._plain_train_dataloader()
         self.stop_background()
         collate: Any = self.data_collator
@@ -102,9 +103,8 @@ class RagRetrieval(RagSaver):
         if "doc_scores" in given:
             return outputs, given["doc_scores"]
         doc_ids = outputs.retrieved_doc_ids
-        # The index's own vectors: under autocast the model's copy may be in bfloat16.
         rows = doc_ids.cpu().numpy()
-        vectors = torch.from_numpy(self.retriever.index.vectors_at(rows))
+        vectors = self._passage_vectors(outputs, rows)
         hidden = outputs.question_encoder_last_hidden_state
         prior = None if asked is None else self.retriever.searcher.prior_scores(asked, rows)
         doc_scores = score_passages(hidden, vectors, doc_ids, prior)
@@ -121,6 +121,11 @@ class RagRetrieval(RagSaver):
         if "grad_norm" in logs:
             logs |= self.health.take(warn=self.is_world_process_zero())
         super().log(logs, start_time)
+
+    def _passage_vectors(self, outputs: Any, rows: np.ndarray) -> Tensor:
+        """Vectors of the passages that were found, shape (batch, K, dim)."""
+        # The index's own: under autocast the model's copy may be in bfloat16.
+        return torch.from_numpy(self.retriever.index.vectors_at(rows))
 
     def _texts_of(self, inputs: dict[str, Any]) -> list[str] | None:
         """The questions of a training batch; None where nothing is searched by words."""

@@ -25,7 +25,8 @@ ARGUMENTS = "training_arguments.json"
 PICTURE = "training.png"
 # Of the arguments, what a reader of the model card wants to know.
 HYPERPARAMETERS = (
-    "trainable learning_rate learning_rate_question_encoder lr_scheduler_type warmup_steps "
+    "trainable learning_rate learning_rate_question_encoder learning_rate_context_encoder "
+    "index_refresh index_refresh_steps lr_scheduler_type warmup_steps "
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
     "world_size max_grad_norm weight_decay label_smoothing_factor passage_loss_weight doubt_weight "
     "target loss_reduction bf16 seed"
@@ -105,8 +106,18 @@ class RagSaver(RagEvaluator):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_rag(self.rag.model, self.rag.tokenizer, folder)
+        self._place_index(folder)
+        write_json(folder / ARGUMENTS, self.args.public_dict())
+        self._save_card(folder)
+
+    def _index_mode(self) -> str:
+        """How the index goes with a checkpoint."""
+        return index_mode(self.retriever.index, self.args.save_index)
+
+    def _place_index(self, folder: Path) -> None:
+        """Put the index into a folder that is saved, or its path."""
         whole, way = Path(str(self.args.output_dir)), self.retriever.searcher.retrieval
-        if index_mode(self.retriever.index, self.args.save_index) == "copy" and folder != whole:
+        if self._index_mode() == "copy" and folder != whole:
             # The run's folder holds the copy; checkpoints within it share its bytes on disk.
             if self._placed_index is None:
                 place_index(self.retriever.index, whole, "copy", ours=False, retrieval=way)
@@ -116,13 +127,11 @@ class RagSaver(RagEvaluator):
             # A checkpoint that the model came from may have been rotated away with its index.
             index = self._placed_index or self.retriever.index
             place_index(index, folder, self.args.save_index, ours=False, retrieval=way)
-        write_json(folder / ARGUMENTS, self.args.public_dict())
-        self._save_card(folder)
 
     def _save_card(self, folder: Path) -> None:
         """Write the model card of a folder that is saved."""
         index, args = self.retriever.index, self.args
-        is_inside = index_mode(index, args.save_index) == "copy"
+        is_inside = self._index_mode() == "copy"
         chosen = {name: getattr(args, name) for name in HYPERPARAMETERS}
         del chosen["num_train_epochs" if args.max_steps > 0 else "max_steps"]  # not in force
         chosen["trainable"] = ", ".join(args.trainable)

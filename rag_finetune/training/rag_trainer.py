@@ -26,11 +26,11 @@ from rag_finetune.training.callbacks import (
     grad_norm_of,
     trainable_table,
 )
-from rag_finetune.training.options import PARTS
+from rag_finetune.training.context_training import ContextTraining
+from rag_finetune.training.options import PARTS, TRAINABLE
 from rag_finetune.training.progress import ProgressLines
 from rag_finetune.training.rag_evaluator import as_items, eval_sets
 from rag_finetune.training.rag_losses import RetrieverLosses
-from rag_finetune.training.rag_retrieval import RagRetrieval
 from rag_finetune.training.setup import (
     check_questions,
     checkpointable,
@@ -39,7 +39,7 @@ from rag_finetune.training.setup import (
 )
 
 
-class RagTrainer(RagRetrieval):
+class RagTrainer(ContextTraining):
     """Trains a RAG model through its marginal likelihood.
 
     The Transformers Trainer owns the loop. Overridden are the loss (the mean over the examples of
@@ -101,8 +101,8 @@ class RagTrainer(RagRetrieval):
             args=args,
             data_collator=kwargs.pop("data_collator", collator),
             train_dataset=train_dataset,
-            eval_dataset=evaluated.get("", evaluated or None),  # type: ignore[arg-type]
-            processing_class=rag.tokenizer,  # type: ignore[arg-type]
+            eval_dataset=evaluated.get("", evaluated or None),
+            processing_class=rag.tokenizer,
             **kwargs,
         )
         # RAG heads take **kwargs, which the Trainer reads as "normalises by num_items_in_batch".
@@ -131,13 +131,15 @@ class RagTrainer(RagRetrieval):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The networks by name."""
-        return {name: getattr(self.rag.model.rag, name) for name in PARTS}
+        parts = {name: getattr(self.rag.model.rag, name) for name in PARTS}
+        if self.context_encoder is not None:
+            parts["context_encoder"] = self.context_encoder.model
+        return {name: parts[name] for name in TRAINABLE if name in parts}
 
     def describe(self) -> str:
         """A table of what trains, with parameter counts and learning rates."""
-        rates = dict.fromkeys(PARTS, self.args.learning_rate)
-        if self.args.learning_rate_question_encoder is not None:
-            rates["question_encoder"] = self.args.learning_rate_question_encoder
+        names = TRAINABLE if self.retriever.index.manifest.has_vectors else PARTS
+        rates = dict.fromkeys(names, self.args.learning_rate) | self.args.rates()
         return trainable_table(self.parts, self.args.trainable, rates)
 
     # ---- The loss ----
@@ -211,11 +213,9 @@ class RagTrainer(RagRetrieval):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        if self.args.learning_rate_question_encoder is not None:
-            ours = {id(p) for p in self.parts["question_encoder"].parameters()}
-            optimizer.param_groups[:] = split_groups(
-                optimizer.param_groups, ours, self.args.learning_rate_question_encoder
-            )
+        for name, rate in self.args.rates().items():
+            ours = {id(p) for p in self.parts[name].parameters()}
+            optimizer.param_groups[:] = split_groups(optimizer.param_groups, ours, rate)
         return optimizer
 
     def train(
@@ -279,16 +279,15 @@ class RagTrainer(RagRetrieval):
         vars(self.rag.model).pop("_is_accelerate_prepared", None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the gradient norm of each part, and the question encoder's learning rate."""
+        """Log, with the gradient norm of each part, and the learning rates of their own."""
         if "grad_norm" in logs:
             if self.retriever_losses is not None:
                 logs |= self.retriever_losses.take_means(self.accelerator.reduce)
             logs |= {f"grad_norm_{name}": norm for name, norm in self._grad_norms.items()}
-            if self.args.learning_rate_question_encoder is not None:
+            for name, rate in self.args.rates().items():
                 # The rate that this step had, as learning_rate is; the scheduler has moved on.
                 share = logs["learning_rate"] / self.args.learning_rate
-                rate = share * self.args.learning_rate_question_encoder
-                logs["learning_rate_question_encoder"] = rate
+                logs[f"learning_rate_{name}"] = share * rate
         super().log(logs, start_time)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

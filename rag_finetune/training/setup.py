@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 from torch import nn
+from transformers import DPRContextEncoder, DPRQuestionEncoder
 
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.encoders.pooled import PooledEncoder
@@ -65,8 +66,13 @@ def _freeze_question_encoder(args: RagTrainingArguments) -> None:
     """Leave the question encoder out of what learns: without vectors nothing asks it.
 
     Raises:
-        ValueError: nothing else shall learn.
+        ValueError: nothing else shall learn, or the context encoder shall.
     """
+    if "context_encoder" in args.trainable:
+        raise ValueError(
+            "The index holds no vectors, and so has no context encoder that could learn. Give an "
+            "index with vectors, or leave context_encoder out of --trainable."
+        )
     if "question_encoder" not in args.trainable:
         return
     args.trainable = [name for name in args.trainable if name != "question_encoder"]
@@ -176,10 +182,14 @@ def checkpointable(parts: Mapping[str, Any], trainable: Sequence[str]) -> list[A
 
     Transformers 5.23 refuses it for the RAG wrapper and for DPR, not for the network within.
     """
-    encoder = parts["question_encoder"]
-    pooled = isinstance(encoder, PooledEncoder)
-    within = encoder.inner if pooled else encoder.question_encoder.bert_model
-    return [{**parts, "question_encoder": within}[name] for name in trainable]
+    found = []
+    for network in (parts[name] for name in trainable):
+        if isinstance(network, PooledEncoder):
+            network = network.inner
+        elif isinstance(network, (DPRQuestionEncoder, DPRContextEncoder)):
+            network = network.base_model.bert_model
+        found.append(network)
+    return found
 
 
 def split_groups(

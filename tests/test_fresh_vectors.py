@@ -1,0 +1,71 @@
+"""Passages encoded again: the same vectors as the index's, with gradient, each passage once."""
+
+import numpy as np
+import pytest
+import tiny_encoders
+import tiny_rag
+import torch
+
+from rag_finetune.encoders.load import load_context_encoder
+from rag_finetune.index.build import build_index
+from rag_finetune.training.fresh_vectors import encode_with_gradient, fresh_vectors
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return tiny_rag.tiny_index(tmp_path_factory.mktemp("fresh") / "index")
+
+
+def test_an_encoder_that_has_not_moved_gives_the_vectors_of_the_index(index):
+    rows = np.array([[3, 0, 19], [7, 3, 1]])
+    found = fresh_vectors(index, tiny_rag.context_encoder(), rows)
+    assert found.shape == (2, 3, 16)
+    assert found.dtype == torch.float32
+    assert np.allclose(found.detach().numpy(), index.vectors_at(rows), atol=1e-5)
+
+
+def test_no_passage_is_a_vector_of_zeros(index):
+    found = fresh_vectors(index, tiny_rag.context_encoder(), np.array([[-1, 4], [-1, -1]]))
+    assert (found[0, 0] == 0).all()
+    assert (found[1] == 0).all()
+    assert (found[0, 1] != 0).any()
+    nothing = fresh_vectors(index, tiny_rag.context_encoder(), np.array([[-1]]))
+    assert nothing.tolist() == [[[0.0] * 16]]
+
+
+def test_a_passage_that_stands_in_several_places_is_encoded_once_and_hears_of_each(index):
+    encoder = tiny_rag.context_encoder()
+    rows, weights = np.array([[5, 2], [2, 5]]), torch.randn(2, 2, 16)
+    seen = []
+    encoder.model.register_forward_pre_hook(
+        lambda module, args, given: seen.append(len(given["input_ids"])), with_kwargs=True
+    )
+    (fresh_vectors(index, encoder, rows) * weights).sum().backward()
+    assert sum(seen) == 2
+    once = {n: p.grad.clone() for n, p in encoder.model.named_parameters() if p.grad is not None}
+    encoder.model.zero_grad()
+    for row, column in np.ndindex(2, 2):  # one by one
+        passage = index.passages_at(rows[row, column : column + 1])[0]
+        vector = encode_with_gradient(encoder, [passage["text"]], [passage["title"]])[0]
+        (vector * weights[row, column]).sum().backward()
+    for name, parameter in encoder.model.named_parameters():
+        if name in once:
+            assert torch.allclose(parameter.grad, once[name], atol=1e-5), name
+    assert any(gradient.any() for gradient in once.values())
+
+
+def test_a_pooled_encoder_with_a_prefix_gives_the_vectors_of_its_index(tmp_path):
+    folder = tiny_encoders.save_sentence_folder(tmp_path / "encoder")
+    encoder = load_context_encoder(folder, prefix="the house")
+    built = build_index(tiny_rag.passages(), encoder, tmp_path / "index")
+    rows = np.arange(20)
+    found = fresh_vectors(built, encoder, rows).detach().numpy()
+    assert np.allclose(found, built.vectors_at(rows), atol=1e-5)
+
+
+def test_the_mode_of_the_network_is_left_to_the_caller(index):
+    encoder = tiny_rag.context_encoder()
+    encoder.model.train()
+    first, second = (fresh_vectors(index, encoder, np.arange(3)) for _ in range(2))
+    assert not torch.equal(first, second)  # dropout
+    assert encoder.model.training
