@@ -87,7 +87,7 @@ def test_what_goes_together_is_taken(changed):
         ({"likelihood_weight": -1.0}, "likelihood_weight must be 0 or more, found -1.0"),
         (
             {"retriever_loss": "lsr", "trainable": ["generator"]},
-            "teaches the question encoder, which does not learn: add question_encoder to",
+            "teaches the encoders, and neither learns: add question_encoder to",
         ),
         (
             {"retriever_loss": "lsr", "likelihood_weight": 0.0},
