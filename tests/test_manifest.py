@@ -150,6 +150,19 @@ def test_what_was_read_of_two_versions_is_read_again(tmp_path):
     assert calls == [20, 7, 8]
 
 
+def test_a_version_that_says_the_same_of_itself_is_another_one(tmp_path):
+    MANIFEST.save(tmp_path)
+    calls = []
+
+    def read():
+        if not calls:
+            MANIFEST.save(tmp_path)
+        calls.append(0)
+        return len(calls)
+
+    assert of_one_version(tmp_path, read) == 2
+
+
 def test_what_cannot_be_read_of_one_version_is_an_error(tmp_path):
     MANIFEST.save(tmp_path)
     calls = []

@@ -339,6 +339,17 @@ def test_words_of_another_version_are_not_searched_for_an_index_that_was_opened_
     assert earlier.lexical("bm25") is words
 
 
+def test_vectors_of_another_version_are_not_searched_for_an_index_that_was_opened_before(
+    built, tmp_path
+):
+    folder = shutil.copytree(built / "IVF2", tmp_path / "index")
+    opened = open_index(folder)
+    assert opened.searched_with({"nprobe": 2}).manifest.search_parameters == {"nprobe": 2}
+    update_index(folder, remove=["1"])
+    with pytest.raises(ValueError, match="It was updated since it was opened: open it again"):
+        opened.searched_with({"nprobe": 2})
+
+
 def test_words_are_not_added_to_an_index_that_was_changed_meanwhile(tmp_path):
     opened = word_index(rows()[:15], tmp_path / "index", vectors=False)
     update_index(tmp_path / "index", remove=["1"])

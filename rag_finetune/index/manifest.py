@@ -1,6 +1,7 @@
 """What an index folder says about itself, and the checks that hold it to that."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -140,10 +141,15 @@ def of_one_version(folder: Path, read: Callable[[], Read]) -> Read:
         folder: the index folder.
         read: reads it; called again where what it read, or failed at, may be of two versions.
     """
-    path = folder / FILE_NAME
 
-    def seen() -> bytes | None:
-        return path.read_bytes() if path.is_file() else None
+    def seen() -> tuple[object, ...] | None:
+        """The manifest, and which file it is: two versions may say the same of themselves."""
+        try:
+            with open(folder / FILE_NAME, "rb") as file:
+                status = os.fstat(file.fileno())
+                return file.read(), status.st_ino, status.st_mtime_ns
+        except OSError:
+            return None
 
     while True:
         before = seen()

@@ -3,10 +3,10 @@
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, load_from_disk
@@ -20,6 +20,8 @@ from rag_finetune.index.manifest import (
     require_equal,
     require_sizes,
 )
+
+Part = TypeVar("Part")
 
 PASSAGES = "passages"
 DENSE = "dense.faiss"
@@ -105,11 +107,14 @@ class PassageIndex:
         """The same index, its vectors searched with other parameters, such as {"efSearch": 64}.
 
         Raises:
-            ValueError: this type of index has no such parameter.
+            ValueError: this type of index has no such parameter; or it was updated since it was
+                opened.
         """
         other = copy.copy(self)
         other.manifest = replace(self.manifest, search_parameters=dict(search_parameters))
-        other._dense = open_dense(self.folder / DENSE, search_parameters)
+        other._dense = self._of_this_version(
+            DENSE, lambda path: open_dense(path, search_parameters)
+        )
         return other
 
     def lexical(self, kind: str) -> LexicalIndex:
@@ -128,18 +133,19 @@ class PassageIndex:
                 f"index --lexical {kind} --passages FILES --output_dir {self.folder}."
             )
         if kind not in self._lexical:
-            self._lexical[kind] = self._open_lexical(kind)
+            opened = self._of_this_version(kind, open_lexical)
+            require_equal(self.folder, f"rows of {kind}/", len(self), len(opened), DAMAGED)
+            self._lexical[kind] = opened
         return self._lexical[kind]
 
-    def _open_lexical(self, kind: str) -> LexicalIndex:
-        """Open an index by words, of this version: updates may have come since it was opened."""
+    def _of_this_version(self, part: str, open_part: Callable[[Path], Part]) -> Part:
+        """Open a part of this version: updates may have come since the index was opened."""
         before = load_manifest(self.folder)
-        opened = open_lexical(self.folder / before.place / kind)
+        opened = open_part(self.folder / before.place / part)
         updates = {self.manifest.last_update, before.last_update}
         updates.add(load_manifest(self.folder).last_update)
         remedy = "It was updated since it was opened: open it again."
         require_equal(self.folder, "updates of the index", 1, len(updates), remedy)
-        require_equal(self.folder, f"rows of {kind}/", len(self), len(opened), DAMAGED)
         return opened
 
     def _require_vectors(self) -> None:
