@@ -21,6 +21,8 @@ from rag_finetune.cli import (
     predict,
     search,
     train,
+    train_causal,
+    train_generator,
     train_reranker,
     train_retriever,
     tune_retrieval,
@@ -72,6 +74,8 @@ def test_every_flag_says_what_it_is_for(command):
         "mine-negatives": mine_negatives.make_mine_negatives_parser,
         "train-reranker": train_reranker.make_help_parser,
         "tune-retrieval": tune_retrieval.make_tune_retrieval_parser,
+        "train-causal": train_causal.make_help_parser,
+        "train-generator": train_generator.make_help_parser,
         "export-beir": export_beir.make_export_beir_parser,
         "doctor": doctor.make_doctor_parser,
     }[command]
@@ -300,7 +304,8 @@ def test_every_flag_of_train_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(arguments, "RagTrainingArguments", RecordingArguments)
     monkeypatch.setattr(train, "parse_known", parse_known)
     job = tiny_job.tiny_job()
-    ok(*tiny_job.train_words(job, tmp_path / "run"), "--learning_rate_question_encoder", 1e-4)
+    words = "--learning_rate_question_encoder 1e-4 --retriever_loss lsr"
+    ok(*tiny_job.train_words(job, tmp_path / "run"), *words.split())
     assert data_seen & known == known - STEERING
     ours = {field.name for field in dataclasses.fields(RagOptions)}
     assert ours - seen == set()
