@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,13 @@ class ContextTraining(RagRetrieval):
         """
         args = kwargs["args"]
         if "context_encoder" in args.trainable:
-            self.context_encoder = load_own_encoder(self.retriever.index.folder)
+            # Trained, it is not that of the Hub any more: an index has to hold its weights.
+            self.context_encoder = replace(
+                load_own_encoder(self.retriever.index.folder),
+                name=CONTEXT_ENCODER,
+                revision=None,
+                local=True,
+            )
             self.context_encoder.model.config._name_or_path = ""  # a path of this machine
         super().__init__(**kwargs)
         if self.context_encoder is not None:
