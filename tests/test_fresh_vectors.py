@@ -33,6 +33,13 @@ def test_no_passage_is_a_vector_of_zeros(index):
     assert nothing.tolist() == [[[0.0] * 16]]
 
 
+def test_without_any_passage_every_parameter_has_a_gradient_of_zeros(index):
+    """Else a process whose questions find nothing would keep the others waiting."""
+    encoder = tiny_rag.context_encoder()
+    fresh_vectors(index, encoder, np.array([[-1, -1]])).sum().backward()
+    assert all((p.grad == 0).all() for p in encoder.model.parameters())
+
+
 def test_a_passage_that_stands_in_several_places_is_encoded_once_and_hears_of_each(index):
     encoder = tiny_rag.context_encoder()
     rows, weights = np.array([[5, 2], [2, 5]]), torch.randn(2, 2, 16)

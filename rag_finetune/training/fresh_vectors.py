@@ -19,7 +19,7 @@ def fresh_vectors(index: PassageIndex, encoder: TextEncoder, rows: np.ndarray) -
 
     Returns:
         Vectors, shape (*rows.shape, dim) float32, zeros for −1. Gradients reach the encoder, from
-        each place where a passage stands.
+        each place where a passage stands; without any passage they are zeros.
 
     Source:
         Guu et al. 2020, arXiv:2002.08909, whose search goes by vectors of an earlier encoder and
@@ -35,6 +35,10 @@ def fresh_vectors(index: PassageIndex, encoder: TextEncoder, rows: np.ndarray) -
         places = torch.from_numpy(np.flatnonzero(flat >= 0)).to(device)
         found = encode_with_gradient(encoder, texts, titles).float()  # (unique, dim)
         vectors = vectors.index_copy(0, places, found[torch.from_numpy(inverse).to(device)])
+    elif torch.is_grad_enabled():
+        # Of several processes each has to give a gradient for all parameters, or the others wait.
+        for parameter in encoder.model.parameters():
+            vectors = vectors + 0.0 * parameter.sum()
     return vectors.view(*rows.shape, encoder.dimension)
 
 

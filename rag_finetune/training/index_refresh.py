@@ -142,7 +142,7 @@ class IndexRefresh(TrainerCallback):
         """
         began, args = time.monotonic(), self.args
         target = self._target(step)
-        if not target.is_dir():
+        if not from_first(target.is_dir()):  # what one process alone took for made would part them
             world = World(args.process_index, args.world_size, args.device)
             reencode_index(self.retriever.index, self.encoder, target, world=world)
         self.take(open_index(target), step)
