@@ -90,6 +90,18 @@ def test_what_goes_together_is_taken(changed):
             "teaches the encoders, and neither learns: add question_encoder to",
         ),
         (
+            {"retriever_loss": "lsr,contrastive", "trainable": ["context_encoder"]},
+            "contrastive compares questions with the vectors of the index, and teaches the",
+        ),
+        (
+            {
+                "retriever_loss": "contrastive",
+                "likelihood_weight": 0.0,
+                "trainable": ["question_encoder", "context_encoder"],
+            },
+            "leave the context encoder nothing to learn from",
+        ),
+        (
             {"retriever_loss": "lsr", "likelihood_weight": 0.0},
             "leaves the generator nothing to learn from. Say --trainable question_encoder",
         ),

@@ -36,7 +36,8 @@ class RetrieverLosses:
     The passages are judged by the generator's pass over them that the step makes anyway: nothing is
     read twice, and where the generator does not learn, that pass keeps nothing for gradients. (Only
     `adist` runs its decoder once more, over all passages of a question at once.) Gradients reach
-    the question encoder alone.
+    the question encoder and, but those of `contrastive`, a context encoder that learns; never the
+    generator.
     """
 
     def __init__(
