@@ -22,6 +22,7 @@ def test_the_generator_alone_learns_by_default(tmp_path):
             "lora_rank is set, but the generator does not learn",
         ),
         ({"decoding": "fast"}, "--decoding fast is for RAG-Sequence"),
+        ({"index_refresh": "blocking"}, "--index_refresh blocking cannot be used: the context enc"),
         ({"max_target_length": 0}, "max_target_length must be at least 1"),
     ],
 )

@@ -42,10 +42,10 @@ def make_causal_parser() -> argparse.ArgumentParser:
 
 def make_help_parser() -> argparse.ArgumentParser:
     """The flags of `train-causal` that --help shows: without Transformers'."""
-    from rag_finetune.training.causal_options import CausalOptions
+    from rag_finetune.training.causal_options import NOT_HERE, CausalOptions
 
     parser = make_causal_parser()
-    add_training_help(parser, CausalOptions)
+    add_training_help(parser, CausalOptions, NOT_HERE)
     return parser
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from rag_finetune.training.arguments import RagTrainingArguments
-from rag_finetune.training.causal_options import CausalOptions
+from rag_finetune.training.causal_options import NOT_HERE, CausalOptions
+from rag_finetune.training.launch import refuse
 from rag_finetune.training.loss_terms import parse_losses
 
 # Losses of the retriever that need what a decoder-only model does not have, with the reason.
@@ -21,6 +22,7 @@ class CausalTrainingArguments(CausalOptions, RagTrainingArguments):
 
     def _check_options(self) -> None:
         """Raise for options of ours that are out of range or do not go together."""
+        refuse(self, NOT_HERE)
         super()._check_options()
         if self.lora_rank is not None and self.lora_rank < 1:
             raise ValueError(f"lora_rank must be at least 1, found {self.lora_rank}.")

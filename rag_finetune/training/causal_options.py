@@ -4,6 +4,12 @@ from dataclasses import dataclass, field
 
 from rag_finetune.training.options import PARTS, RagOptions
 
+# Options of RAG training that cannot work here. Each is refused by name, with a reason.
+NOT_HERE: dict[str, str] = dict.fromkeys(
+    ("learning_rate_context_encoder", "index_refresh", "index_refresh_steps"),
+    "the context encoder stays as it is beside a decoder-only generator",
+)
+
 
 @dataclass
 class CausalOptions(RagOptions):

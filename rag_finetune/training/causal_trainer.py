@@ -47,7 +47,8 @@ class CausalRagTrainer(RagTrainer):
 
         Raises:
             ValueError: the model has no decoder-only generator or was loaded without a retriever, a
-                length is out of range, or the question encoder cannot learn.
+                length is out of range, the question encoder cannot learn, or an option has no
+                meaning in a joined prompt.
         """
         if not isinstance(rag.model, CausalRag):
             raise ValueError(
@@ -60,6 +61,12 @@ class CausalRagTrainer(RagTrainer):
                 "In a joined prompt no gradient reaches the question encoder: p(z|x) has no part "
                 "in the loss. Take it out of --trainable, or assemble with --reading ensemble."
             )
+        for flag in ("passage_loss_weight", "doubt_weight"):
+            if rag.model.template.reading == "joined" and getattr(args, flag):
+                raise ValueError(
+                    f"{flag} weighs passages against each other, and a joined prompt is read as "
+                    "one. Leave it out, or assemble with --reading ensemble."
+                )
         super().__init__(rag, args, train_dataset, eval_dataset, **kwargs)
         if args.lora_rank is not None:
             add_adapters(rag.model.generator, args.lora_rank)
@@ -98,13 +105,15 @@ class CausalRagTrainer(RagTrainer):
             items: Any = self.train_dataset
             given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             given["questions"] = [items[row]["question"] for row in inputs["rows"].tolist()]
-        outputs = model(labels=labels, n_docs=self.retriever.n_docs, **given)
+        with self.target_losses.watch():
+            outputs = model(labels=labels, n_docs=self.retriever.n_docs, **given)
         return outputs, outputs.doc_scores
 
     def _losses_of(self, retrieved: Retrieved, labels: Tensor) -> tuple[Retrieved, Tensor]:
         """The losses of answers, (batch,), and what was retrieved."""
         given = _given(retrieved.contexts, labels)
-        outputs = self.rag.model(labels=labels, **given)
+        with self.target_losses.watch():
+            outputs = self.rag.model(labels=labels, **given)
         return retrieved, self._example_losses(outputs.logits, labels, outputs.doc_scores)
 
     # ---- Saving, and going on ----
