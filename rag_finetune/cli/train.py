@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import (
     CHECKPOINT,
@@ -231,7 +231,8 @@ def _train(
         right = right_encoder(data.model_name_or_path)
         encoder = question_encoder_of(rag, args.max_question_length)
         require_better_than_chance(encoder, trainer.retriever.index, train_questions, right)
-    trainer.data_names = _data_names(data, len(train_questions), held)
+    trained: Any = trainer.train_dataset  # less what the trainer had to leave out
+    trainer.data_names = _data_names(data, len(trained.questions), held)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.sigterm.stopped:
         say(

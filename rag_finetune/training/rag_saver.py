@@ -29,7 +29,7 @@ HYPERPARAMETERS = (
     "index_refresh index_refresh_steps lr_scheduler_type warmup_steps "
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
     "world_size max_grad_norm weight_decay label_smoothing_factor passage_loss_weight doubt_weight "
-    "target loss_reduction bf16 seed"
+    "retriever_loss likelihood_weight context lora_rank target loss_reduction bf16 seed"
 ).split()
 # And of the figures of an evaluation.
 CARD_METRICS = ("exact_match", "f1", "recall@1", "recall@5", "answer_recall@5")
@@ -132,8 +132,10 @@ class RagSaver(RagEvaluator):
         """Write the model card of a folder that is saved."""
         index, args = self.retriever.index, self.args
         is_inside = self._index_mode() == "copy"
-        chosen = {name: getattr(args, name) for name in HYPERPARAMETERS}
+        chosen = {name: getattr(args, name, None) for name in HYPERPARAMETERS}
         del chosen["num_train_epochs" if args.max_steps > 0 else "max_steps"]  # not in force
+        if args.retriever_loss is None:
+            del chosen["likelihood_weight"]
         chosen["trainable"] = ", ".join(args.trainable)
         chosen["lr_scheduler_type"] = SchedulerType(args.lr_scheduler_type).value
         training = {name: value for name, value in chosen.items() if value is not None}
