@@ -143,6 +143,16 @@ def test_a_refresh_that_is_killed_stops_the_run(tmp_path):
         step_ends(refresh, 3)
 
 
+def test_a_refresh_that_is_killed_with_the_run_does_not_keep_it_from_its_checkpoint(tmp_path):
+    refresh, _ = refresh_of(tmp_path)
+    step_ends(refresh, 2)
+    refresh._build._process.terminate()
+    refresh._build._process.wait()
+    step_ends(refresh, 3, last=True)
+    assert refresh._build is None
+    assert refresh.index_step == 0
+
+
 def test_a_run_that_ends_ends_its_refresh(tmp_path):
     refresh, _ = refresh_of(tmp_path)
     step_ends(refresh, 2)

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny_rag
+from tiny_training import train_tiny
 
+from rag_finetune.index.build import build_index
 from rag_finetune.index.store import open_index
-from rag_finetune.rag.checkpoint import place_index
+from rag_finetune.index.update import load_own_encoder
+from rag_finetune.rag.checkpoint import load_rag, place_index
 from rag_finetune.training.index_versions import (
     IndexVersions,
     index_of_checkpoint,
@@ -116,3 +120,22 @@ def test_a_damaged_record_is_refused(run):
     (checkpoint / "index_version.json").write_text("[1]")
     with pytest.raises(ValueError, match='expected an object with "index_step", found a list of 1'):
         index_of_checkpoint(checkpoint)
+
+
+def test_an_encoder_of_the_hub_that_was_trained_is_kept_in_its_index(tmp_path, monkeypatch):
+    tiny_rag.tiny_rag(tmp_path)
+    before = load_own_encoder(tmp_path / "index")
+    before.save(tmp_path / "hub")
+    shutil.rmtree(tmp_path / "index")
+    monkeypatch.chdir(tmp_path)  # a name that leads to a folder stands for one of the Hub
+    build_index(tiny_rag.passages(), replace(before, name="hub", local=False), tmp_path / "index")
+    assert not (tmp_path / "index" / "context_encoder").exists()
+    trainer = train_tiny(
+        tmp_path,
+        rag=load_rag(tmp_path / "assembled"),
+        trainable=["context_encoder"],
+        index_refresh="blocking",
+    )
+    trainer.finish({})
+    trained = load_own_encoder(tmp_path / "run" / "index").fingerprint()
+    assert trained == trainer.context_encoder.fingerprint() != before.fingerprint()

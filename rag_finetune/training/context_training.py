@@ -57,6 +57,7 @@ class ContextTraining(RagRetrieval):
             )
             self.context_encoder.model.config._name_or_path = ""  # a path of this machine
         super().__init__(**kwargs)
+        self.add_callback(self.sigterm)  # the refresh, which comes after, shall know of it
         if self.context_encoder is not None:
             network: Any = self.context_encoder.model
             network.to(args.device)

@@ -56,6 +56,7 @@ class BackgroundBuild:
                 stdin=subprocess.PIPE,  # whose end, when this process ends, ends that one
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # what is sent to the group of this process is not for it
                 env=_environment(encoder.model.device),
             )
 
@@ -120,7 +121,7 @@ class IndexRefresh(TrainerCallback):
         """Take the new index if it is there; begin another refresh if one is due."""
         step = state.global_step
         if self._building is not None:
-            self._look(step)
+            self._look(step, is_last=control.should_training_stop)
         self._is_due |= self.way != "none" and step % self.steps == 0
         if not self._is_due or self._building is not None or control.should_training_stop:
             return
@@ -182,16 +183,19 @@ class IndexRefresh(TrainerCallback):
         if self.is_first and not self._building.is_dir():
             self._build = BackgroundBuild(self.retriever.index.folder, self.encoder, self._building)
 
-    def _look(self, step: int) -> None:
+    def _look(self, step: int, is_last: bool) -> None:
         """Take the new index once the process that makes it has ended.
 
         Raises:
-            ChildProcessError: it has failed.
+            ChildProcessError: it has failed, and training shall go on.
         """
         code = from_first(self._build.poll() if self._build is not None else 0)
         target = self._building
         assert target is not None
         if code == RUNNING:
+            return
+        if code and is_last:  # no more is needed, and what stops training may have ended it too
+            self.stop()
             return
         if code:
             self.stop()

@@ -119,7 +119,6 @@ class RagTrainer(ContextTraining):
         self.add_callback(LearningCheck(watched, self.retriever.n_docs))
         if train_dataset is not None:
             self.add_callback(EpochTeller(train_dataset))
-        self.add_callback(self.sigterm)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
