@@ -12,6 +12,7 @@ from rag_finetune.index.build import build_index
 from rag_finetune.index.store import open_index
 from rag_finetune.index.update import load_own_encoder
 from rag_finetune.rag.checkpoint import load_rag, place_index
+from rag_finetune.rag.index_choice import require_usable_index
 from rag_finetune.training.index_versions import (
     IndexVersions,
     index_of_checkpoint,
@@ -139,3 +140,16 @@ def test_an_encoder_of_the_hub_that_was_trained_is_kept_in_its_index(tmp_path, m
     trainer.finish({})
     trained = load_own_encoder(tmp_path / "run" / "index").fingerprint()
     assert trained == trainer.context_encoder.fingerprint() != before.fingerprint()
+
+
+def test_an_index_by_the_encoder_that_was_left_beside_is_taken(tmp_path):
+    trainer = train_tiny(tmp_path, trainable=["context_encoder"], index_refresh="none")
+    trainer.finish({})
+    run, encoder = tmp_path / "run", trainer.context_encoder
+    build_index(tiny_rag.passages(), encoder, tmp_path / "new")
+    require_usable_index(str(run), str(tmp_path / "new"))
+    rag = load_rag(run, index=tmp_path / "new")
+    assert rag.retriever.index.manifest.fingerprint == encoder.fingerprint()
+    more = {"trainable": ["context_encoder"], "output_dir": str(tmp_path / "more")}
+    with pytest.warns(UserWarning, match="run/context_encoder is not the encoder of"):
+        train_tiny(tmp_path, rag=load_rag(run), **more, max_steps=1, index_refresh="none")

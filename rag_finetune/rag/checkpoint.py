@@ -10,11 +10,12 @@ from transformers import RagTokenizer
 from rag_finetune.encoders.pooled import register
 from rag_finetune.encoders.saving import save_network
 from rag_finetune.index.copies import copy_index, size_on_disk
+from rag_finetune.index.manifest import load_manifest
 from rag_finetune.index.store import PassageIndex, open_index
 from rag_finetune.rag.causal_checkpoint import is_causal, load_causal, save_causal
 from rag_finetune.rag.causal_model import CausalRag
 from rag_finetune.rag.heads import load_head
-from rag_finetune.rag.index_choice import require_usable_index
+from rag_finetune.rag.index_choice import OWN, require_usable_index
 from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.rag.reference import (
     load_index_reference,
@@ -198,7 +199,9 @@ def open_index_for(folder: Path, index: PassageIndex | str | Path | None) -> Pas
     if isinstance(index, PassageIndex):
         index = index.folder
     if index is not None:
-        return open_index(index, fingerprint)
+        own = reference.get(OWN)
+        is_own = own is not None and load_manifest(Path(index)).fingerprint == own
+        return open_index(index, own if is_own else fingerprint)
     if not reference.get("index"):
         raise ValueError(f"{folder}: the checkpoint has no index of its own. Name one: --index D.")
     path = folder / reference["index"]

@@ -14,6 +14,7 @@ from rag_finetune.files import read_text
 CONFIG = "config.json"
 INDEX_REFERENCE = "rag_index.json"
 MANIFEST = "manifest.json"
+OWN = "own_fingerprint"  # in a checkpoint: of the context encoder that it has beside its index
 
 
 def require_usable_index(model: str, index: str | None) -> None:
@@ -93,7 +94,7 @@ def _require_same_encoder(model: str, index: Path, reference: dict[str, Any]) ->
         require_known_pair(model, str(index))
     elif not found:
         return  # of words only: there are no vectors to be another encoder's
-    elif expected != found:
+    elif found not in (expected, reference.get(OWN)):
         wanted = (reference.get("context_encoder") or {}).get("name") or "unknown"
         have = (manifest.get("encoder") or {}).get("name")
         raise ValueError(

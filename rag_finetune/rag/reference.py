@@ -8,6 +8,7 @@ from typing import Any
 
 from rag_finetune.files import describe, read_text, write_json
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.rag.index_choice import OWN
 from rag_finetune.retrieval.way import Retrieval, choose_retrieval, retrieval_of
 
 INDEX_REFERENCE = "rag_index.json"
@@ -65,6 +66,14 @@ def write_index_reference(
     if retrieval is not None:
         reference["retrieval"] = retrieval.data()
     write_json(folder / INDEX_REFERENCE, reference)
+
+
+def note_own_encoder(folder: Path, fingerprint: str) -> None:
+    """Write down in a checkpoint that it has a context encoder of its own, beside its index.
+
+    An index of that encoder's vectors may then be given in place of the checkpoint's.
+    """
+    write_json(folder / INDEX_REFERENCE, {**load_index_reference(folder), OWN: fingerprint})
 
 
 def retrieval_for(

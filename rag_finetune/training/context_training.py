@@ -1,6 +1,7 @@
 """ContextTraining: the part of the trainer that trains the context encoder, and its index."""
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,8 @@ from rag_finetune.files import staged_folder
 from rag_finetune.index.store import CONTEXT_ENCODER, open_index
 from rag_finetune.index.update import load_own_encoder
 from rag_finetune.rag.checkpoint import INDEX, place_index
+from rag_finetune.rag.index_choice import OWN
+from rag_finetune.rag.reference import load_index_reference, note_own_encoder
 from rag_finetune.training.callbacks import SaveOnSigterm
 from rag_finetune.training.fresh_vectors import fresh_vectors
 from rag_finetune.training.index_refresh import IndexRefresh
@@ -56,6 +59,8 @@ class ContextTraining(RagRetrieval):
                 local=True,
             )
             self.context_encoder.model.config._name_or_path = ""  # a path of this machine
+            if args.resume_from_checkpoint is None:
+                self._warn_about_another()
         super().__init__(**kwargs)
         self.add_callback(self.sigterm)  # the refresh, which comes after, shall know of it
         if self.context_encoder is not None:
@@ -65,6 +70,18 @@ class ContextTraining(RagRetrieval):
                 self.retriever, self.context_encoder, args, self._log_refresh
             )
             self.add_callback(self.refresh)
+
+    def _warn_about_another(self) -> None:
+        """Warn where the model's folder has a context encoder that is not its index's."""
+        name, index = getattr(self.rag.model.config, "_name_or_path", ""), self.retriever.index
+        own = load_index_reference(Path(name)).get(OWN) if name else None
+        if own not in (None, index.manifest.fingerprint):
+            warnings.warn(
+                f"{name}/{CONTEXT_ENCODER} is not the encoder of {index.folder} and is not trained "
+                "on: that of the index is. To go on from it, build an index by it (rag-finetune "
+                f"index --context_encoder {name}/{CONTEXT_ENCODER}) and give it as --index.",
+                stacklevel=4,
+            )
 
     # ---- The training step ----
 
@@ -179,6 +196,7 @@ class ContextTraining(RagRetrieval):
         else:
             with staged_folder(folder / CONTEXT_ENCODER) as staged:
                 self.context_encoder.save(staged)
+            note_own_encoder(folder, self.context_encoder.fingerprint())
         if folder != Path(str(self.args.output_dir)):  # whose index is the last one
             record_version(folder, index, self.refresh.index_step)
 
