@@ -123,3 +123,10 @@ def test_the_table_of_memory_has_a_cell_for_every_size():
         (2, "bf16"),
     ]
     assert all(cell["gb"] > 0 for cell in found["cells"])
+
+
+def test_a_retriever_is_damaged_trained_and_measured(tmp_path):
+    words = [str(ROOT / "benchmarks/damaged_retriever.py"), "--output_dir", str(tmp_path / "run")]
+    found = run([*words, "--", "--max_steps", "2", "--n_docs", "5", "--warmup_steps", "0"])
+    assert found["damaged"]["recall@5"] < 0.6 < found["sound"]["recall@5"]
+    assert found["trained"] != found["damaged"] and found["generator_untouched"]

@@ -173,9 +173,9 @@ def test_the_table_shows_what_trains_and_at_which_rate():
 def test_a_part_that_is_not_loaded_is_in_the_table_too():
     rates = {"context_encoder": 1e-5, "generator": 3e-5}
     assert trainable_table({"generator": nn.Linear(1, 1)}, ["generator"], rates).splitlines() == [
-        "part             parameters    learning rate",
-        "generator        2             3e-05",
-        "context_encoder  in the index  frozen",
+        "part             parameters  learning rate",
+        "generator        2           3e-05",
+        "context_encoder  in index    frozen",
     ]
 
 

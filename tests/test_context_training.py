@@ -20,7 +20,13 @@ from rag_finetune.training.options import PARTS, TRAINABLE
 
 ALONE = {"trainable": ["context_encoder"], "index_refresh": "blocking", "index_refresh_steps": 2}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
-SUBSETS = [list(parts) for size in (1, 2, 3) for parts in itertools.combinations(TRAINABLE, size)]
+# The other three of the seven subsets are those of test_rag_trainer.py.
+SUBSETS = [
+    list(parts)
+    for size in (1, 2, 3)
+    for parts in itertools.combinations(TRAINABLE, size)
+    if "context_encoder" in parts
+]
 
 
 class NoDropout(TrainerCallback):
@@ -49,11 +55,7 @@ def test_one_step_moves_what_is_trainable_and_nothing_else(tmp_path, trainable):
     first = vectors(rag.retriever.index)
     trainer = train_tiny(tmp_path, rag=rag, max_steps=1, trainable=trainable, weight_decay=0.1)
     assert vectors(open_index(tmp_path / "index")).tolist() == first.tolist()
-    parts = trainer.parts
-    if "context_encoder" not in trainable:
-        assert set(parts) == set(PARTS)
-        assert vectors(rag.retriever.index).tolist() == first.tolist()
-    for name, module in parts.items():
+    for name, module in trainer.parts.items():
         equal = same(before[name], weights(module))
         if name not in trainable:
             assert all(equal.values())
@@ -128,6 +130,7 @@ def test_the_gradient_is_that_of_the_passages_encoded_one_by_one(tmp_path):
     assert checked > 5
 
 
+@pytest.mark.slow
 def test_layouts_of_one_global_batch_give_the_same_gradient_norm(tmp_path):
     figures = []
     for number, (batch_size, accumulation) in enumerate([(8, 1), (2, 4)]):
@@ -180,7 +183,7 @@ def test_a_checkpoint_midway_holds_its_encoder_and_the_index_that_was_searched(t
     assert load_rag(third).retriever is not None
 
 
-@pytest.mark.parametrize("save_index", [None, "link"])
+@pytest.mark.parametrize("save_index", [None, pytest.param("link", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, save_index):
     options = {**ALONE, "trainable": list(TRAINABLE), "max_steps": 5, "save_index": save_index}
     options |= {"save_strategy": "steps", "save_steps": 3, "dropout": 0.1}
@@ -218,6 +221,7 @@ def test_sigterm_leaves_the_index_that_was_searched(tmp_path):
     assert trainer.refresh.index_step == 2
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_brings_its_context_encoder_along(tmp_path):
     trainer = train_tiny(
         tmp_path,
@@ -260,7 +264,7 @@ def test_the_table_says_what_trains_at_which_rate(tmp_path):
     assert [line.split()[-1] for line in lines[1:]] == ["frozen", "1e-05", "frozen"]
     assert lines[2].split()[1] == "4,304"
     plain = train_tiny(tmp_path / "plain", max_steps=1).describe()
-    assert "context_encoder   in the index  frozen" in plain
+    assert "context_encoder   in index    frozen" in plain
 
 
 def test_a_rate_of_its_own_is_the_context_encoders_alone(tmp_path):
@@ -277,6 +281,7 @@ def test_a_rate_of_its_own_is_the_context_encoders_alone(tmp_path):
     assert logged(trainer, "learning_rate_context_encoder") == [1e-5]
 
 
+@pytest.mark.slow
 def test_activations_are_recomputed_in_the_context_encoder_too(tmp_path):
     plain, recomputed = (
         train_tiny(tmp_path / name, **ALONE, activation_checkpointing=name == "b")

@@ -156,7 +156,7 @@ def test_lsr_brings_the_retriever_to_prefer_what_the_generator_prefers(tmp_path)
         **ALONE,
     )
     losses = logged(trainer, "loss_lsr")
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def contrastive_by_hand(rag, questions):

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
-from rag_finetune.encoders.products import ProductAttention
-
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
@@ -93,7 +91,7 @@ def encode_block(
     autocast = torch.autocast(
         encoder.model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
     )
-    with evaluation_mode(encoder.model), torch.inference_mode(), autocast, ProductAttention():
+    with evaluation_mode(encoder.model), torch.inference_mode(), autocast:
         for batch in length_batches(lengths):
             vectors[batch] = encoder.forward([token_ids[row] for row in batch])
             advance(len(batch))

@@ -159,7 +159,7 @@ def trainable_table(
     for name, module in parts.items():
         count = sum(p.numel() for p in module.parameters())
         rows.append((name, f"{count:,}", f"{rates[name]:g}" if name in trainable else "frozen"))
-    rows += [(name, "in the index", "frozen") for name in rates if name not in parts]
+    rows += [(name, "in index", "frozen") for name in rates if name not in parts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(_row(row, widths) for row in rows)
 
