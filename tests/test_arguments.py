@@ -322,6 +322,19 @@ def test_a_scheduler_that_follows_the_metric_knows_which_way_is_up(name, metric,
             },
             "index_refresh is none: leave one of them out",
         ),
+        ({"index_refresh_overlap": 0.5}, "index_refresh_overlap is set, but the context encoder"),
+        (
+            {"trainable": ["context_encoder"], "index_refresh_overlap": 1.0},
+            "index_refresh_overlap must be above 0 and below 1, found 1.0",
+        ),
+        (
+            {
+                "trainable": ["context_encoder"],
+                "index_refresh": "none",
+                "index_refresh_overlap": 0.5,
+            },
+            "index_refresh_overlap is set, but index_refresh is none",
+        ),
         ({"trainable": ["context_encoder"], "save_index": "none"}, "choose copy or link"),
         (
             {

@@ -8,7 +8,7 @@ import torch
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
-from rag_finetune.training.fresh_vectors import encode_with_gradient, fresh_vectors
+from rag_finetune.training.fresh_vectors import encode_with_gradient, fresh_vectors, overlap_at_k
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,22 @@ def test_the_mode_of_the_network_is_left_to_the_caller(index):
     first, second = (fresh_vectors(index, encoder, np.arange(3)) for _ in range(2))
     assert not torch.equal(first, second)  # dropout
     assert encoder.model.training
+
+
+def test_the_overlap_is_that_of_two_searches(index):
+    draw = np.random.default_rng(0)
+    asked = draw.normal(size=(6, 16)).astype(np.float32)
+    same = tiny_rag.context_encoder()
+    same.model.train()
+    assert overlap_at_k(index, same, asked, 5) == 1.0
+    assert same.model.training
+    other = tiny_rag.context_encoder(seed=7)
+    passages = tiny_rag.passages()
+    scores = asked @ other.encode(passages["text"][:], passages["title"][:]).T  # (6, 20)
+    expected = 0.0
+    for row in range(6):  # 4 · 5 is all passages
+        found = set(index.search(asked[row : row + 1], 5)[1][0].tolist())
+        expected += len(found & set(np.argsort(-scores[row])[:5].tolist())) / 5 / 6
+    assert 0 < expected < 1
+    assert overlap_at_k(index, other, asked, 5) == pytest.approx(expected)
+    assert overlap_at_k(index, other, asked, 20) == 1.0

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_rag
 import torch
@@ -201,3 +202,24 @@ def test_a_reranked_search_stays_one(tmp_path):
     assert isinstance(retriever.searcher, RerankedSearcher)
     assert (retriever.searcher.reranker, retriever.searcher.top) == (sys, 7)
     assert retriever.searcher.index is index
+
+
+def test_a_refresh_comes_where_the_overlap_falls_below_its_bound(tmp_path):
+    options = {"index_refresh": "blocking", "index_refresh_steps": None}
+    refresh, logs = refresh_of(tmp_path, **options, index_refresh_overlap=0.99)
+    first, asked = refresh.retriever.index, np.random.default_rng(0).normal(size=(6, 16))
+    asked = asked.astype(np.float32)
+    step_ends(refresh, 500)  # the bound stands alone
+    refresh.measure_overlap(asked, 9)  # not one of the steps at which it is measured
+    step_ends(refresh, 10)
+    assert (refresh.retriever.index, logs) == (first, [])
+    refresh.measure_overlap(asked, 10)
+    step_ends(refresh, 11)
+    assert refresh.retriever.index is not first
+    assert logs[0]["index_overlap"] < 0.99
+    assert (refresh.index_step, len(logs)) == (11, 2)
+    second = refresh.retriever.index
+    refresh.measure_overlap(asked, 20)
+    step_ends(refresh, 21)
+    assert logs[2] == {"index_overlap": 1.0}
+    assert refresh.retriever.index is second

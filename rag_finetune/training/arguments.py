@@ -253,15 +253,20 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     def _check_refresh(self) -> None:
         """Raise where the index can not follow the context encoder, or has none to follow."""
         learns = "context_encoder" in self.trainable
-        for name in ("index_refresh", "index_refresh_steps"):
+        for name in ("index_refresh", "index_refresh_steps", "index_refresh_overlap"):
             if getattr(self, name) is not None and not learns:
                 raise ValueError(
                     f"{name} is set, but the context encoder does not learn: add context_encoder "
                     "to --trainable."
                 )
-        if self.index_refresh == "none" and self.index_refresh_steps is not None:
+            if self.index_refresh == "none" and getattr(self, name) not in (None, "none"):
+                raise ValueError(
+                    f"{name} is set, but index_refresh is none: leave one of them out."
+                )
+        if self.index_refresh_overlap is not None and not 0.0 < self.index_refresh_overlap < 1.0:
             raise ValueError(
-                "index_refresh_steps is set, but index_refresh is none: leave one of them out."
+                "index_refresh_overlap must be above 0 and below 1, found "
+                f"{self.index_refresh_overlap}."
             )
         if learns and self.save_index == "none":
             raise ValueError(

@@ -99,7 +99,9 @@ class ContextTraining(RagRetrieval):
 
     def _encode_again(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """Put vectors with gradient in the place of the index's."""
-        assert self.context_encoder is not None
+        assert self.context_encoder is not None and self.refresh is not None
+        asked = outputs.question_encoder_last_hidden_state.detach().float().cpu().numpy()
+        self.refresh.measure_overlap(asked, self.state.global_step)
         rows = outputs.retrieved_doc_ids.cpu().numpy()
         with self.accelerator.autocast():
             vectors = fresh_vectors(self.retriever.index, self.context_encoder, rows)

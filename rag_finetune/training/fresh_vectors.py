@@ -4,9 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.training.token_rows import TokenRows
+
+DEPTH = 4  # times as many passages are looked at as count
 
 
 def fresh_vectors(index: PassageIndex, encoder: TextEncoder, rows: np.ndarray) -> Tensor:
@@ -40,6 +43,28 @@ def fresh_vectors(index: PassageIndex, encoder: TextEncoder, rows: np.ndarray) -
         for parameter in encoder.model.parameters():
             vectors = vectors + 0.0 * parameter.sum()
     return vectors.view(*rows.shape, encoder.dimension)
+
+
+def overlap_at_k(
+    index: PassageIndex, encoder: TextEncoder, question_vectors: np.ndarray, k: int
+) -> float:
+    """How far the search still finds what a search by the present encoder would, from 0 to 1.
+
+    Of each question the first 4·k passages are encoded again, in evaluation mode: the share of the
+    best k by these vectors that is among the first k found.
+
+    Args:
+        index: the opened index.
+        encoder: the context encoder; left as it was.
+        question_vectors: shape (B, dim).
+        k: passages that count.
+    """
+    _, rows = index.search(question_vectors, min(DEPTH * k, len(index)))
+    with torch.no_grad(), evaluation_mode(encoder.model):
+        vectors = fresh_vectors(index, encoder, rows).cpu().numpy()  # (B, depth, dim)
+    scores = np.where(rows < 0, -np.inf, np.einsum("bd,bkd->bk", question_vectors, vectors))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # places in the list that was found
+    return float((best < k).mean())
 
 
 def encode_with_gradient(encoder: TextEncoder, texts: list[str], titles: list[str]) -> Tensor:

@@ -14,6 +14,7 @@ NOT_HERE: dict[str, str] = {
     "learning_rate_context_encoder": "the context encoder stays as it is",
     "index_refresh": "the context encoder stays as it is",
     "index_refresh_steps": "the context encoder stays as it is",
+    "index_refresh_overlap": "the context encoder stays as it is",
     "passage_loss_weight": "a question is trained on with one passage, there are none to weigh",
     "doubt_weight": "a question is trained on with one passage, there are none to doubt",
 } | dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rag_finetune.encoders.text_encoder import TextEncoder
@@ -21,9 +22,11 @@ from rag_finetune.retrieval.reranked import RerankedSearcher
 from rag_finetune.retrieval.retriever import RagIndexRetriever
 from rag_finetune.retrieval.search import Searcher
 from rag_finetune.training.arguments import RagTrainingArguments
+from rag_finetune.training.fresh_vectors import overlap_at_k
 from rag_finetune.training.index_versions import IndexVersions, save_snapshot
 from rag_finetune.training.options import REFRESH_STEPS
 
+OVERLAP_STEPS = 10  # from one measurement of the overlap to the next
 RUNNING = -(10**6)  # no exit code
 # What a launcher tells its processes: a refresh is none of them.
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
@@ -103,7 +106,9 @@ class IndexRefresh(TrainerCallback):
         self.retriever, self.encoder, self.args, self.log = retriever, encoder, args, log
         self.versions = IndexVersions(Path(str(args.output_dir)))
         self.way = args.index_refresh or "background"
-        self.steps = args.index_refresh_steps or REFRESH_STEPS
+        self.bound = args.index_refresh_overlap
+        self.steps = args.index_refresh_steps or (REFRESH_STEPS if self.bound is None else None)
+        self._overlaps: list[float] = []  # since the last step
         self.index_step = 0
         self._is_due = False
         self._building: Path | None = None  # on every process
@@ -122,7 +127,9 @@ class IndexRefresh(TrainerCallback):
         step = state.global_step
         if self._building is not None:
             self._look(step, is_last=control.should_training_stop)
-        self._is_due |= self.way != "none" and step % self.steps == 0
+        self._is_due |= self.way != "none" and self.steps is not None and step % self.steps == 0
+        if self._overlaps:
+            self._is_due |= self._shared_overlap() < (self.bound or 0.0)
         if not self._is_due or self._building is not None or control.should_training_stop:
             return
         self._is_due = False
@@ -130,6 +137,25 @@ class IndexRefresh(TrainerCallback):
             self.refresh_now(step)
         else:
             self._begin(step)
+
+    def measure_overlap(self, question_vectors: np.ndarray, step: int) -> None:
+        """Look now and then how far the index is from the context encoder as it is.
+
+        Args:
+            question_vectors: of a batch of this process, shape (B, dim).
+            step: steps done; the same on all processes.
+        """
+        if self.bound is None or self._building is not None or step % OVERLAP_STEPS:
+            return
+        n_docs, index = self.retriever.n_docs, self.retriever.index
+        self._overlaps.append(overlap_at_k(index, self.encoder, question_vectors, n_docs))
+
+    def _shared_overlap(self) -> float:
+        """The mean over all processes of what was measured in this step."""
+        overlap = float(np.mean(gather_object(self._overlaps)))
+        self._overlaps = []
+        self.log({"index_overlap": overlap})
+        return overlap
 
     def refresh_now(self, step: int) -> None:
         """Encode the passages by the context encoder as it is, on all processes together.

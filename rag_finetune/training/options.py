@@ -111,6 +111,13 @@ class RagOptions:
         default=None,
         metadata={"help": f"steps from one such refresh to the next; default: {REFRESH_STEPS}"},
     )
+    index_refresh_overlap: float | None = field(
+        default=None,
+        metadata={
+            "help": "refresh too, or only, where less than this share of the passages that are "
+            "read would be found by the context encoder as it is, measured every 10 steps"
+        },
+    )
     passage_loss_weight: float = field(
         default=0.0,
         metadata={
