@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from transformers import GenerationConfig, PreTrainedModel, RagConfig
 from transformers.modeling_outputs import ModelOutput
 
 from rag_finetune.losses.likelihood import target_log_probs
-from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.rag.prompt_template import PromptTemplate
 from rag_finetune.rag.scoring import Contexts, score_passages
-from rag_finetune.retrieval.retriever import doc_lists
+from rag_finetune.retrieval.context_parts import doc_lists
+
+if TYPE_CHECKING:  # it needs datasets, which the model does not
+    from rag_finetune.rag.prompt_retriever import PromptRetriever
 
 IGNORED = -100  # stands in labels where there is no token
 
@@ -84,7 +86,7 @@ class CausalRag(nn.Module):
     def generation_config(self, settings: GenerationConfig) -> None:
         self.generator.generation_config = settings
 
-    def set_retriever(self, retriever: PromptRetriever) -> None:
+    def set_retriever(self, retriever: "PromptRetriever") -> None:
         """Keep the retriever that a forward pass asks."""
         self.retriever = retriever
 

@@ -16,7 +16,8 @@ from rag_finetune.rag.decoding import Decoded, decode
 from rag_finetune.rag.lengths import check_question_lengths, question_limit
 from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.rag.scoring import Contexts, score_passages
-from rag_finetune.retrieval.retriever import RagIndexRetriever, doc_lists
+from rag_finetune.retrieval.context_parts import doc_lists
+from rag_finetune.retrieval.retriever import RagIndexRetriever
 from rag_finetune.retrieval.search import search_texts
 
 

@@ -72,6 +72,11 @@ class Tail(NamedTuple):
     lead: int
 
 
+def doc_lists(passages: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Passages of one question as Transformers hands them around: lists of title and text."""
+    return {key: [passage[key] for passage in passages] for key in ("title", "text")}
+
+
 def squeeze(context: str) -> str:
     """A context as Transformers' RagRetriever writes it: of two spaces one is left."""
     return context.replace("  ", " ")

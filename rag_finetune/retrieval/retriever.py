@@ -8,7 +8,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, RagConfig, RagRetriever
 
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.retrieval.context_parts import Template, squeeze
+from rag_finetune.retrieval.context_parts import Template, doc_lists, squeeze
 from rag_finetune.retrieval.reranked import RerankedSearcher
 from rag_finetune.retrieval.search import Searcher, clamp_n_docs, search_texts
 from rag_finetune.retrieval.token_cache import TokenCache, load_token_cache, quick_state
@@ -289,8 +289,3 @@ class RagIndexRetriever(RagRetriever):
                 f"{context[tail_start:][:80]!r}."
             )
         return ids[: lead + spare] + ids[first_of_tail:]
-
-
-def doc_lists(passages: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Passages of one question as Transformers hands them around: lists of title and text."""
-    return {key: [passage[key] for passage in passages] for key in ("title", "text")}
