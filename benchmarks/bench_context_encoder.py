@@ -7,12 +7,13 @@ index is built with it, and the starter's question encoder and generator are joi
 index. Then the context encoder is trained alone, the passages encoded anew every so many steps,
 and once more without; and last all three parts together. What is reported is recall@5 and exact
 match on the test questions, from the index that training left; without refresh also from one that
-is encoded afterwards. A step is done once for each --output_dir. Prints one JSON line last.
+is encoded afterwards. A step is done once for each --output_dir. Measured:
+recall@5 0.998 whole and 0.430 damaged; 0.998 with refreshes, 0.430 without (0.903 encoded
+afterwards), 0.995 all parts together. Prints one JSON line last.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,8 @@ def damaged_start(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(way: str, checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Train one way; seconds, and the figures afterwards."""
-    folder, began = args.output_dir / way, time.monotonic()
+    """Train one way; the figures afterwards."""
+    folder = args.output_dir / way
     refresh = ["--index_refresh", "none"]
     if way != "no_refresh":
         refresh = ["--index_refresh", args.index_refresh]
@@ -125,9 +126,8 @@ def train(way: str, checkpoint: Path, args: argparse.Namespace) -> dict[str, Any
             *("--warmup_steps", 20, "--max_target_length", 48, "--logging_steps", 25),
             *("--save_strategy", "no", "--seed", args.seed, "--disable_tqdm", "true"),
         )
-    seconds = round(time.monotonic() - began, 1)
     asked = ["--model_name_or_path", folder, "--n_docs", 5]
-    found = {"seconds": seconds, **figures(args.output_dir / f"{way}_figures", args, *asked)}
+    found: dict[str, Any] = figures(args.output_dir / f"{way}_figures", args, *asked)
     if way == "no_refresh":
         index(folder / "context_encoder", args.output_dir / "encoded_afterwards")
         words = ["--retrieval_only", "--question_encoder", STARTER / "question_encoder"]
