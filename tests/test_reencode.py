@@ -13,6 +13,7 @@ from rag_finetune.index import reencode
 from rag_finetune.index.build import build_index
 from rag_finetune.index.lexical_parts import add_lexical
 from rag_finetune.index.manifest import load_manifest
+from rag_finetune.index.processes import World
 from rag_finetune.index.reencode import reencode_index
 from rag_finetune.index.store import open_index
 
@@ -39,6 +40,23 @@ def test_a_reencoded_index_is_a_fresh_build_with_the_new_encoder(old, tmp_path):
     assert found.manifest.fingerprint == encoder.fingerprint() != before.fingerprint
     assert load_manifest(old.folder) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "new"]
+
+
+def test_the_folder_moves_only_after_every_process_has_opened_it(old, tmp_path, monkeypatch):
+    done = []
+
+    class Waiting(World):
+        def wait(self):
+            done.append("wait")
+
+    def noted(name):
+        original = getattr(reencode, name)
+        return lambda *args, **kwargs: (original(*args, **kwargs), done.append(name))[0]
+
+    for name in ("build_index", "publish"):
+        monkeypatch.setattr(reencode, name, noted(name))
+    reencode_index(old, tiny_rag.context_encoder(seed=7), tmp_path / "new", world=Waiting())
+    assert done[done.index("build_index") :] == ["build_index", "wait", "publish", "wait"]
 
 
 def test_type_words_and_way_are_those_of_the_old_index(tmp_path):

@@ -62,6 +62,7 @@ def reencode_index(
         dtype=old.dtype,
         world=world,
     )
+    world.wait()  # until all have opened it, under the name that it is about to lose
     if world.is_main:
         if old.lexical:
             add_lexical(index, old.lexical)
