@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rag_finetune.encoders.encode import evaluation_mode
+from rag_finetune.rag.sharing import attention_of
 
 ATTENTION = "rag_watched"  # its name among Transformers' kinds of attention
 
@@ -72,22 +73,15 @@ def require_watchable(generator: Any) -> None:
 def _watched_pass(generator: Any, states: Tensor, read: Tensor, decoder_input_ids: Tensor) -> list:
     """What each cross-attention of a decoder pass was given, by layer."""
     decoder, both = generator.get_decoder(), Cache(DynamicCache(), DynamicCache())
-    before, watched = decoder.config._attn_implementation, []  # type: ignore[var-annotated]
-    token = _WATCHED.set(watched)
-    try:
-        if decoder._supports_sdpa:
-            decoder.config._attn_implementation = ATTENTION
-        with evaluation_mode(decoder):
-            decoder(
-                input_ids=decoder_input_ids,
-                encoder_hidden_states=states,
-                encoder_attention_mask=read.long(),
-                past_key_values=both,
-                use_cache=True,
-            )
-    finally:
-        decoder.config._attn_implementation = before
-        _WATCHED.reset(token)
+    watched: list[Any] = []
+    with attention_of(decoder, ATTENTION, _WATCHED, watched), evaluation_mode(decoder):
+        decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=states,
+            encoder_attention_mask=read.long(),
+            past_key_values=both,
+            use_cache=True,
+        )
     layers: Any = both.cross_attention_cache.layers
     found = [next((one for one in watched if one[1] is layer.keys), None) for layer in layers]
     if not found or None in found:

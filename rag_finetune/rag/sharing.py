@@ -5,7 +5,7 @@ Here the sequences of a context put their queries to one copy, in one product.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ class SharedContexts:
         decoder, start = generator.get_decoder(), generator.config.decoder_start_token_id
         both = Cache(DynamicCache(), DynamicCache())
         probe = _Reading([])
-        with _attention_of(generator, probe) if decoder._supports_sdpa else nullcontext():
+        with attention_of(decoder, ATTENTION, _READING, probe):
             decoder(
                 input_ids=mask.new_full((len(mask), 1), start, dtype=torch.long),
                 encoder_hidden_states=states,
@@ -75,7 +75,7 @@ class SharedContexts:
             return
         slots, places = _gather(rows, len(self.mask))
         reading = _Reading([layer.keys for layer in self.keys.layers], slots, places)
-        with _attention_of(self.generator, reading):
+        with attention_of(self.generator.get_decoder(), ATTENTION, _READING, reading):
             yield _BeamCache(written, self.keys)
 
     def encoder_outputs(self, count: int) -> BaseModelOutput:
@@ -154,16 +154,23 @@ _READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
 
 
 @contextmanager
-def _attention_of(generator: Any, reading: _Reading) -> Iterator[None]:
-    """Let the decoder of a generator attend by `_attend`."""
-    config = generator.get_decoder().config
-    before, token = config._attn_implementation, _READING.set(reading)
-    config._attn_implementation = ATTENTION
+def attention_of(decoder: Any, name: str, variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Let a decoder attend by another of Transformers' kinds of attention.
+
+    Args:
+        decoder: the decoder.
+        name: of the attention; a decoder that does not look it up attends as ever.
+        variable: where the attention finds what it works on.
+        value: that.
+    """
+    before, token = decoder.config._attn_implementation, variable.set(value)
+    if decoder._supports_sdpa:
+        decoder.config._attn_implementation = name
     try:
         yield
     finally:
-        config._attn_implementation = before
-        _READING.reset(token)
+        decoder.config._attn_implementation = before
+        variable.reset(token)
 
 
 def _attend(
