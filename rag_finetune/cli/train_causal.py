@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rag_finetune.cli.flags import CHECKPOINT, add_encoder_flags, encoder_options
 from rag_finetune.cli.parsing import make_parser
 from rag_finetune.cli.prompt_flags import add_prompt_flags, prompting_of
-from rag_finetune.cli.task import Task
+from rag_finetune.cli.task import Task, load_checkpoint
 from rag_finetune.cli.train import add_data_flags, add_training_help, run
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def make_causal_parser() -> argparse.ArgumentParser:
     )
     add_prompt_flags(parts, answer=False)
     add_data_flags(parser)
+    parser.set_defaults(model_type=None)  # there is no head to choose
     return parser
 
 
@@ -82,14 +83,7 @@ def _load(data: argparse.Namespace) -> "Rag":
                 f"--{given[0]} does not go with --model_name_or_path: the checkpoint has its own. "
                 "Assemble another one, or leave it out."
             )
-        from rag_finetune.rag.checkpoint import load_rag
-
-        return load_rag(
-            data.model_name_or_path,
-            index=data.index,
-            retrieval=data.retrieval,
-            lexical_prior=data.lexical_prior,
-        )
+        return load_checkpoint(data)
     missing = [name for name in (*parts, "index") if getattr(data, name) is None]
     if missing:
         raise ValueError(

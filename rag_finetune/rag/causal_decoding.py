@@ -85,7 +85,7 @@ def decode_causal(
         raise ValueError("do_sample goes with num_beams 1 for a decoder-only generator.")
     copies = num_return_sequences if draws else 1
     each = num_return_sequences // copies
-    asked = repeated(contexts, copies)
+    asked = contexts.repeated(copies)
     prompts = len(contexts.input_ids) // len(contexts.doc_scores)
     processors = LogitsProcessorList()
     if prompts > 1:
@@ -102,7 +102,7 @@ def decode_causal(
     )[:, asked.input_ids.shape[1] :]
     found = found.view(len(asked.doc_scores), prompts, each, -1)[:, 0].flatten(0, 1)
     labels = _until_end(found, settings.eos_token_id)
-    answered = repeated(contexts, num_return_sequences)
+    answered = contexts.repeated(num_return_sequences)
     log_probs = model.token_log_probs(answered, labels)  # (A, P, T)
     scores, posteriors = _scores(log_probs, answered.doc_scores, labels != IGNORED)
     rows = torch.arange(len(contexts.doc_scores), device=found.device)
@@ -131,20 +131,6 @@ def settings_of(model: CausalRag, generation: dict[str, Any]) -> GenerationConfi
         settings.eos_token_id = model.config.eos_token_id
     settings.pad_token_id = model.config.pad_token_id
     return settings
-
-
-def repeated(contexts: Contexts, count: int) -> Contexts:
-    """Every question count times, its prompts kept together."""
-    prompts = len(contexts.input_ids) // len(contexts.doc_scores)
-
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(0, (-1, prompts)).repeat_interleave(count, 0).flatten(0, 1)
-
-    return Contexts(
-        repeat(contexts.input_ids),
-        repeat(contexts.attention_mask),
-        contexts.doc_scores.repeat_interleave(count, 0),
-    )
 
 
 def _warpers(settings: GenerationConfig) -> list[LogitsProcessor]:

@@ -38,12 +38,20 @@ class Contexts:
     doc_scores: Tensor
     states: Tensor | None = None
 
+    def as_inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """What a RAG model's forward pass takes of them, on a device."""
+        return {
+            "context_input_ids": self.input_ids.to(device),
+            "context_attention_mask": self.attention_mask.to(device),
+            "doc_scores": self.doc_scores.to(device),
+        }
+
     def repeated(self, count: int) -> "Contexts":
-        """Every question count times, its passages kept together."""
-        n_docs = self.doc_scores.shape[1]
+        """Every question count times, what is read for it kept together."""
+        each = len(self.input_ids) // len(self.doc_scores)  # fewer than passages in joined prompts
 
         def repeat(tensor: Tensor) -> Tensor:
-            grouped = tensor.view(-1, n_docs, *tensor.shape[1:])
+            grouped = tensor.view(-1, each, *tensor.shape[1:])
             return grouped.repeat_interleave(count, 0).flatten(0, 1)
 
         return Contexts(

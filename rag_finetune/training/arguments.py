@@ -11,7 +11,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from rag_finetune.training.launch import check_world, refuse
 from rag_finetune.training.loss_terms import check_losses
-from rag_finetune.training.options import REFUSED, TRAINABLE, RagOptions
+from rag_finetune.training.options import OF_REFRESH, REFUSED, TRAINABLE, RagOptions
 
 # Numbers that must be at least 1, where they are set.
 AT_LEAST_ONE = (
@@ -253,7 +253,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     def _check_refresh(self) -> None:
         """Raise where the index can not follow the context encoder, or has none to follow."""
         learns = "context_encoder" in self.trainable
-        for name in ("index_refresh", "index_refresh_steps", "index_refresh_overlap"):
+        for name in OF_REFRESH:
             if getattr(self, name) is not None and not learns:
                 raise ValueError(
                     f"{name} is set, but the context encoder does not learn: add context_encoder "

@@ -2,16 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from rag_finetune.training.options import PARTS, RagOptions
+from rag_finetune.training.options import OF_CONTEXT_ENCODER, PARTS, RagOptions
 
 # Options of RAG training that cannot work here. Each is refused by name, with a reason.
 NOT_HERE: dict[str, str] = dict.fromkeys(
-    (
-        "learning_rate_context_encoder",
-        "index_refresh",
-        "index_refresh_steps",
-        "index_refresh_overlap",
-    ),
+    OF_CONTEXT_ENCODER,
     "the context encoder stays as it is beside a decoder-only generator",
 )
 

@@ -98,9 +98,9 @@ class CausalRagTrainer(RagTrainer):
     ) -> tuple[Any, Tensor]:
         """The model's outputs on a batch, and its doc_scores, shape (batch, K)."""
         given: dict[str, Any]
-        if "contexts" in inputs:
-            contexts = inputs["contexts"].result()
-            given = _given(contexts, labels)
+        contexts = self._contexts_of(inputs)
+        if contexts is not None:
+            given = contexts.as_inputs(labels.device)
         else:
             items: Any = self.train_dataset
             given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -111,7 +111,7 @@ class CausalRagTrainer(RagTrainer):
 
     def _losses_of(self, retrieved: Retrieved, labels: Tensor) -> tuple[Retrieved, Tensor]:
         """The losses of answers, (batch,), and what was retrieved."""
-        given = _given(retrieved.contexts, labels)
+        given = retrieved.contexts.as_inputs(labels.device)
         with self.target_losses.watch():
             outputs = self.rag.model(labels=labels, **given)
         return retrieved, self._example_losses(outputs.logits, labels, outputs.doc_scores)
@@ -158,15 +158,6 @@ class CausalRagTrainer(RagTrainer):
     def _load_best_model(self) -> None:
         """Take the weights of the best checkpoint."""
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-
-def _given(contexts: Any, labels: Tensor) -> dict[str, Any]:
-    """What a forward pass takes of prompts, on the device of the labels."""
-    return {
-        "context_input_ids": contexts.input_ids.to(labels.device),
-        "context_attention_mask": contexts.attention_mask.to(labels.device),
-        "doc_scores": contexts.doc_scores.to(labels.device),
-    }
 
 
 def _set_lengths(model: CausalRag, args: CausalTrainingArguments) -> None:

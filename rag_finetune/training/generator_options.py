@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from rag_finetune.training.loss_terms import BESIDE
-from rag_finetune.training.options import RagOptions
+from rag_finetune.training.options import OF_CONTEXT_ENCODER, RagOptions
 
 CONTEXTS = ("gold", "retrieved", "mixed")
 
@@ -11,13 +11,10 @@ CONTEXTS = ("gold", "retrieved", "mixed")
 NOT_HERE: dict[str, str] = {
     "trainable": "the generator alone learns; `rag-finetune train` trains any part",
     "learning_rate_question_encoder": "the question encoder stays as it is",
-    "learning_rate_context_encoder": "the context encoder stays as it is",
-    "index_refresh": "the context encoder stays as it is",
-    "index_refresh_steps": "the context encoder stays as it is",
-    "index_refresh_overlap": "the context encoder stays as it is",
     "passage_loss_weight": "a question is trained on with one passage, there are none to weigh",
     "doubt_weight": "a question is trained on with one passage, there are none to doubt",
-} | dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")
+} | dict.fromkeys(OF_CONTEXT_ENCODER, "the context encoder stays as it is")
+NOT_HERE |= dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")
 
 
 @dataclass

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.scoring import Contexts
 from rag_finetune.training.generator_arguments import GeneratorTrainingArguments
 from rag_finetune.training.generator_contexts import (
     ChosenPassages,
@@ -90,21 +90,10 @@ class GeneratorTrainer(RagTrainer):
         probability = {"gold": 1.0, "retrieved": 0.0, "mixed": args.gold_probability}[args.context]
         return ChosenPassages(self.rag, collate, items, self._golds, found, probability, args.seed)
 
-    def _forward(
-        self, model: nn.Module, inputs: dict[str, Any], labels: Tensor
-    ) -> tuple[Any, Tensor]:
-        """The model's outputs on a batch, logits left out, and doc_scores of one passage each."""
-        doc_scores = torch.zeros((len(labels), 1), device=labels.device)
-        with self.target_losses.watch():
-            outputs = model(
-                context_input_ids=inputs["context_input_ids"],
-                context_attention_mask=inputs["context_attention_mask"],
-                doc_scores=doc_scores,
-                decoder_input_ids=self.target_losses.decoder_input_ids(labels),
-                use_cache=False,
-                n_docs=1,
-            )
-        return outputs, doc_scores
+    def _contexts_of(self, inputs: dict[str, Any]) -> Contexts:
+        """The passage that was chosen for each question."""
+        ids, mask = inputs["context_input_ids"], inputs["context_attention_mask"]
+        return Contexts(ids, mask, torch.zeros(len(ids), 1))
 
     def _take_golds(
         self, rag: Rag, args: GeneratorTrainingArguments, dataset: Any

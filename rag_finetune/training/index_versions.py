@@ -7,8 +7,8 @@ from typing import Any
 
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.files import describe, read_text, staged_folder, write_json
+from rag_finetune.index.copies import copy_index
 from rag_finetune.index.store import PassageIndex, open_index
-from rag_finetune.index.versions import link_or_copy
 from rag_finetune.rag.checkpoint import open_index_for
 from rag_finetune.rag.reference import load_index_reference
 
@@ -64,10 +64,7 @@ class IndexVersions:
         """
         target = self.path(step, index.manifest.fingerprint)
         if checkpoint.resolve() in index.folder.resolve().parents and not target.is_dir():
-            with staged_folder(target) as staged:
-                shutil.copytree(
-                    index.folder, staged, copy_function=link_or_copy, dirs_exist_ok=True
-                )
+            copy_index(index.folder, target, share=True)
 
     def adopted(self, index: PassageIndex, step: int) -> PassageIndex:
         """The index of a checkpoint under its name here; itself where it has none."""

@@ -6,6 +6,9 @@ from rag_finetune.training.loss_terms import LOSSES
 
 PARTS = ("question_encoder", "generator")  # the networks of a RAG model; they train by default
 TRAINABLE = ("question_encoder", "context_encoder", "generator")
+# Options that need a context encoder that learns: those of keeping its index fresh, and all.
+OF_REFRESH = ("index_refresh", "index_refresh_steps", "index_refresh_overlap")
+OF_CONTEXT_ENCODER = ("learning_rate_context_encoder", *OF_REFRESH)
 REFRESH_STEPS = 500  # as REALM, Guu et al. 2020, arXiv:2002.08909
 
 # Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.

@@ -80,14 +80,10 @@ class RagRetrieval(RagSaver):
     ) -> tuple[Any, Tensor]:
         """The model's outputs on a batch, logits left out, and its doc_scores, shape (batch, K)."""
         given: dict[str, Any]
-        asked = self._texts_of(inputs)
-        if "contexts" in inputs:
-            contexts: Contexts = inputs["contexts"].result()
-            given = {
-                "context_input_ids": contexts.input_ids.to(labels.device),
-                "context_attention_mask": contexts.attention_mask.to(labels.device),
-                "doc_scores": contexts.doc_scores.to(labels.device),
-            }
+        contexts, n_docs = self._contexts_of(inputs), self.retriever.n_docs
+        asked = None if contexts is not None else self._texts_of(inputs)
+        if contexts is not None:
+            given, n_docs = contexts.as_inputs(labels.device), contexts.doc_scores.shape[1]
         else:
             given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             given["output_retrieved"] = True
@@ -97,7 +93,7 @@ class RagRetrieval(RagSaver):
                 **given,
                 decoder_input_ids=self.target_losses.decoder_input_ids(labels),
                 use_cache=False,
-                n_docs=self.retriever.n_docs,
+                n_docs=n_docs,
             )
             self.retriever.asked = None
         if "doc_scores" in given:
@@ -110,6 +106,13 @@ class RagRetrieval(RagSaver):
         doc_scores = score_passages(hidden, vectors, doc_ids, prior)
         self.health.note(rows, doc_scores)
         return outputs, doc_scores
+
+    def _contexts_of(self, inputs: dict[str, Any]) -> Contexts | None:
+        """What the generator shall read; None where the model is to retrieve it."""
+        if "contexts" not in inputs:
+            return None
+        contexts: Contexts = inputs["contexts"].result()
+        return contexts
 
     @functools.cached_property
     def health(self) -> HealthWatch:
