@@ -7,6 +7,7 @@ from typing import Any
 
 import tiny_rag
 import torch
+from tiny_training import SHORT
 from transformers import TrainerCallback
 
 from rag_finetune.rag.checkpoint import load_rag
@@ -38,17 +39,11 @@ def run(checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Train on 16 questions; what each step gave, and what the index is at the end."""
     rag = load_rag(checkpoint)
     wait, resume = options.pop("wait", False), options.pop("resume", None)
-    defaults = {
+    defaults = SHORT | {
         "output_dir": str(output),
         "trainable": ["question_encoder", "context_encoder", "generator"],
         "max_steps": 4,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-        "logging_steps": 1,
         "max_target_length": 8,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "disable_tqdm": True,
         "use_cpu": True,
     }
     args = RagTrainingArguments(**(defaults | options))

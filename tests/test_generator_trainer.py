@@ -3,7 +3,7 @@
 import pytest
 import tiny_rag
 import torch
-from tiny_training import logged, same, weights
+from tiny_training import SHORT, logged, same, weights
 from torch.nn.functional import cross_entropy
 
 from rag_finetune.rag.checkpoint import load_rag
@@ -11,17 +11,7 @@ from rag_finetune.training.generator_arguments import GeneratorTrainingArguments
 from rag_finetune.training.generator_trainer import GeneratorTrainer
 from rag_finetune.training.options import PARTS
 
-DEFAULTS = {
-    "max_steps": 1,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-3,
-    "warmup_steps": 0,
-    "logging_steps": 1,
-    "max_target_length": 8,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-}
+DEFAULTS = SHORT | {"max_steps": 1, "max_target_length": 8}
 
 
 def make(folder, rag, *, questions=None, eval_questions=None, **options):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from light_imports import assert_imports_none_of
+from option_checks import require_reason
 
 from rag_finetune.training.retriever_options import REFUSED, RetrieverOptions
 
@@ -24,8 +25,4 @@ def test_every_option_says_what_it_is_for_and_is_not_refused(option):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_every_refusal_gives_a_reason_that_fits_into_a_sentence(name):
-    reason = REFUSED[name]
-    assert reason
-    assert not reason.endswith(".")
-    if reason.startswith("see --"):
-        assert reason.removeprefix("see --") in REFUSED
+    require_reason(REFUSED, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tiny_rag
 import torch
+from tiny_training import SHORT
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -118,17 +119,7 @@ def train_causal(folder: Path, rag: Rag | None = None, *, eval_questions=None, *
     """Train one in folder/run; returns the trainer."""
     rag = rag or tiny_causal(folder)
     resume = options.pop("resume", None)
-    defaults = {
-        "output_dir": str(folder / "run"),
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    defaults = SHORT | {"output_dir": str(folder / "run")}
     args = CausalTrainingArguments(**(defaults | options))
     trainer = CausalRagTrainer(rag, args, tiny_rag.questions(16), eval_questions)
     trainer.train(resume_from_checkpoint=resume)

@@ -11,6 +11,18 @@ from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
 
+# A few steps of a tiny model, each logged.
+SHORT = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
 
 def sharp_rag(folder, kind="bart", model_type="rag_sequence"):
     """A tiny model whose passages differ, for the retriever and for the generator."""
@@ -35,18 +47,7 @@ def train_tiny(folder: Path, *, rag=None, count=16, eval_questions=None, callbac
     """Train a tiny model in folder/run; returns the trainer."""
     rag = rag or tiny_rag.tiny_rag(folder, dropout=options.pop("dropout", 0.0))
     resume = options.pop("resume", None)
-    defaults = {
-        "output_dir": str(folder / "run"),
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-        "logging_steps": 1,
-        "max_target_length": 8,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    defaults = SHORT | {"output_dir": str(folder / "run"), "max_target_length": 8}
     args = RagTrainingArguments(**(defaults | options))
     trainer = RagTrainer(rag, args, tiny_rag.questions(count), eval_questions, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=resume)
