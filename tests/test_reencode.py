@@ -71,6 +71,7 @@ def test_type_words_and_way_are_those_of_the_old_index(tmp_path):
     add_lexical(old, {"bm25": {"language": "english"}})
     manifest = json.loads((old.folder / "manifest.json").read_text())
     manifest["retrieval"] = {"way": "hybrid"}
+    manifest["search_parameters"] = {"efSearch": 400}
     (old.folder / "manifest.json").write_text(json.dumps(manifest))
     old = open_index(tmp_path / "old")
     found = reencode_index(old, tiny_rag.context_encoder(seed=7), tmp_path / "new")
@@ -80,6 +81,7 @@ def test_type_words_and_way_are_those_of_the_old_index(tmp_path):
         "overlap",
         "lexical",
         "retrieval",
+        "search_parameters",
         "n_documents",
     ):
         assert getattr(found.manifest, name) == getattr(old.manifest, name), name

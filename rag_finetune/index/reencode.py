@@ -30,8 +30,9 @@ def reencode_index(
 ) -> PassageIndex:
     """Write an index of the same passages, in their order, with another encoder's vectors.
 
-    Type, data type of the network, indexes by words and the way of retrieval are the old index's.
-    The folder appears, complete, in one step.
+    Type, data type of the network, indexes by words and the way of retrieval are the old index's;
+    an approximate one is searched with at least its effort, which may have been tuned. The folder
+    appears, complete, in one step.
 
     Args:
         source: the old index, opened; it stays as it is.
@@ -66,7 +67,12 @@ def reencode_index(
     if world.is_main:
         if old.lexical:
             add_lexical(index, old.lexical)
-        replace(load_manifest(encoded), retrieval=old.retrieval).save(encoded)
+        new = load_manifest(encoded)
+        effort = {
+            name: max(value, old.search_parameters.get(name, value))
+            for name, value in new.search_parameters.items()
+        }
+        replace(new, retrieval=old.retrieval, search_parameters=effort).save(encoded)
         publish(encoded, target)
     world.wait()
     return open_index(target)
