@@ -32,6 +32,7 @@ def test_splits_become_files_and_ids_that_clash_are_told_apart(inputs, tmp_path)
     files = ("--train_file", inputs / "train.json", "--eval_file", inputs / "test.json")
     done = ok(*words_of(inputs, tmp_path / "beir", *files))
     assert "2 passages; 1 questions in train, 2 questions in test." in done.out
+    assert "Some ids stand in two files, so each has the name of its split before it." in done.out
     passages = load_passages(inputs / "passages.jsonl", 0)
     assert load_passages(tmp_path / "beir", 0).to_list() == passages.to_list()
     for split, ids in (("train", ["train-0"]), ("test", ["test-0", "test-1"])):
@@ -48,7 +49,7 @@ def test_a_gold_document_that_was_cut_is_judged_piece_by_piece(inputs, tmp_path)
     ok("index", "--passages", inputs / "passages.jsonl", *cut, "--lexical", "bm25", "--output_dir",
        index)  # fmt: skip
     given = ["--validation_file", inputs / "test.json"]
-    ok(*words_of(inputs, tmp_path / "files", *cut, *given))
+    assert "before it" not in ok(*words_of(inputs, tmp_path / "files", *cut, *given)).out
     ok("export-beir", "--index", index, *given, "--output_dir", tmp_path / "index_beir")
     tables = [
         (tmp_path / name / "qrels/dev.tsv").read_text().splitlines()[1:]

@@ -53,11 +53,13 @@ def main(argv: list[str]) -> int:
     from rag_finetune.data.beir import write_beir
 
     source = _load_passages(args)
-    splits = {split: _read(args, path, source) for split, path in files.items()}
-    splits = _with_own_ids(splits)
+    read = {split: _read(args, path, source) for split, path in files.items()}
+    splits = _with_own_ids(read)
     passages = source.passages.select_columns(["id", "title", "text"]).with_format(None)
     write_beir(output, passages, splits)
     print(f"{output}: {len(passages):,} passages; {_counts(splits)}.")
+    if splits is not read:
+        print("Some ids stand in two files, so each has the name of its split before it.")
     return 0
 
 
