@@ -205,6 +205,15 @@ def test_contrastive_without_gold_passages_is_refused(tmp_path):
         RagTrainer(rag, args, questions)
 
 
+@pytest.mark.parametrize("losses", ["lsr", "contrastive:0.1,emdr2"])
+def test_one_passage_a_question_cannot_be_compared(tmp_path, losses):
+    args = RagTrainingArguments(
+        str(tmp_path / "run"), retriever_loss=losses, n_docs=1, eval_strategy="no"
+    )
+    with pytest.raises(ValueError, match=r"(lsr|emdr2) compares the passages .* raise --n_docs"):
+        RagTrainer(sharp_rag(tmp_path), args, tiny_rag.questions(4))
+
+
 def test_an_evaluation_keeps_nothing_and_is_the_likelihood(tmp_path):
     rag = sharp_rag(tmp_path)
     with warnings.catch_warnings():

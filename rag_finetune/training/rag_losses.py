@@ -56,8 +56,9 @@ class RetrieverLosses:
             questions: what is trained on.
 
         Raises:
-            ValueError: the question encoder does not learn after all, no gold passage is known
-                where one is needed, or the generator's attention cannot be watched.
+            ValueError: the question encoder does not learn after all, there is one passage a
+                question, no gold passage is known where one is needed, or the generator's
+                attention cannot be watched.
         """
         assert rag.retriever is not None
         self.rag, self.args = rag, args
@@ -66,6 +67,12 @@ class RetrieverLosses:
             raise ValueError(
                 f"retriever_loss {args.retriever_loss} teaches the question encoder, and the index "
                 "holds no vectors: it has no part in p(z|x). Give an index with vectors."
+            )
+        comparing = [name for name in self.weights if name != "contrastive"]
+        if comparing and rag.retriever.n_docs < 2:
+            raise ValueError(
+                f"retriever_loss {comparing[0]} compares the passages of a question, and there is "
+                "only one: raise --n_docs, or give an index of more passages."
             )
         self.target_losses = target_losses
         target_losses.seen = []
