@@ -6,10 +6,12 @@
 FOLDER holds passages.tsv, train.json and dev.json; all passages are the index. Both sides get the
 same pairs of question and first gold passage, in-batch negatives, cosine over 0.05, AdamW, a
 linear schedule without warm-up, and float32, or autocast (`--dtype bf16`). A time is that of
-everything from texts to a trained model, tokenising included; loading and evaluation are not. Both
-are measured by our exact search over all passages. `--sides plain ours mined --mined FILE` also
-trains ours with hard negatives; `--max_steps 8 --times_only` times few steps. Runs in the
-`--output` file are not done again. Prints one JSON line last.
+everything from texts to a trained model, tokenising included; loading and evaluation are not. The
+ratio is the mean over seeds whose two sides ran on like machines: of seconds where nothing else
+ran (`--timed`), and of processor seconds. Both are measured by our exact search over all passages.
+`--sides plain ours mined --mined FILE` also trains ours with hard negatives; `--max_steps 8
+--times_only` times few steps. Runs in the `--output` file are not done again, so that a long
+comparison can be made in parts. Prints one JSON line last.
 """
 
 import argparse
@@ -73,7 +75,9 @@ def shared_arguments(args: argparse.Namespace, folder: str, seed: int) -> dict[s
     }
 
 
-def train_plain(args: argparse.Namespace, data: Any, seed: int, folder: str) -> tuple[float, Any]:
+def train_plain(
+    args: argparse.Namespace, data: Any, seed: int, folder: str
+) -> tuple[dict[str, float], Any]:
     """Seconds and trained encoders of sentence-transformers."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -85,7 +89,7 @@ def train_plain(args: argparse.Namespace, data: Any, seed: int, folder: str) -> 
 
     model = SentenceTransformer(args.encoder, device="cpu")
     model.max_seq_length = args.max_length
-    start = time.perf_counter()
+    start = clocks()
     texts = {row["id"]: f"{row['title']} {row['text']}".strip() for row in data.passages}
     pairs = Dataset.from_dict(
         {
@@ -100,7 +104,7 @@ def train_plain(args: argparse.Namespace, data: Any, seed: int, folder: str) -> 
         loss=MultipleNegativesRankingLoss(model),
     )
     trainer.train()
-    seconds = time.perf_counter() - start
+    seconds = since(start)
     encoders = load_pair(args)
     for encoder in encoders:  # the weights that were trained, in our reading of the same folder
         taken = encoder.model.inner.load_state_dict(model[0].auto_model.state_dict(), strict=False)
@@ -117,14 +121,16 @@ def load_pair(args: argparse.Namespace) -> tuple[Any, Any]:
     return load_question_encoder(args.encoder, length), load_context_encoder(args.encoder, length)
 
 
-def train_mined(args: argparse.Namespace, data: Any, seed: int, folder: str) -> tuple[float, Any]:
+def train_mined(
+    args: argparse.Namespace, data: Any, seed: int, folder: str
+) -> tuple[dict[str, float], Any]:
     """Seconds and trained encoders of ours, with mined negatives."""
     return train_ours(args, data, seed, folder, args.n_negatives)
 
 
 def train_ours(
     args: argparse.Namespace, data: Any, seed: int, folder: str, count: int = 0
-) -> tuple[float, Any]:
+) -> tuple[dict[str, float], Any]:
     """Seconds and trained encoders of ours."""
     from rag_finetune.training.biencoder import tie
     from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
@@ -135,13 +141,29 @@ def train_ours(
     torch.manual_seed(seed)
     encoders = load_pair(args)
     tie(*encoders)
-    start = time.perf_counter()
+    start = clocks()
     arguments = RetrieverTrainingArguments(**{**shared_arguments(args, folder, seed), **more})
     mined = data.mined if count else None
     examples = RetrieverExamples(data.train, data.passages, mined, n_negatives=count, seed=seed)
     trainer = RetrieverTrainer(*encoders, arguments, examples, tied=True)
     trainer.train()
-    return time.perf_counter() - start, encoders
+    return since(start), encoders
+
+
+def clocks() -> dict[str, float]:
+    """What passes by, and what this process is given of its processors."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+
+
+def since(start: dict[str, float]) -> dict[str, float]:
+    """How far both clocks have gone."""
+    return {name: now - start[name] for name, now in clocks().items()}
+
+
+def machine_of(result: dict[str, Any]) -> str:
+    """A name that only machines of like speed share."""
+    machine = result["machine"]
+    return ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["bf16"]])
 
 
 class Data:
@@ -163,8 +185,8 @@ class Data:
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and spread of each figure over the seeds; of seconds over the timed runs alone."""
     timed = [row["seconds"] for row in rows if row["timed"]]
-    values = {name: [row[name] for row in rows] for name in SHOWN if name in rows[0]}
-    values |= {"seconds": timed} if timed else {}
+    values = {name: [row[name] for row in rows if name in row] for name in (*SHOWN, "cpu_seconds")}
+    values = {name: found for name, found in (values | {"seconds": timed}).items() if found}
     return {
         name: {
             "mean": round(statistics.mean(found), 4),
@@ -200,10 +222,26 @@ def result_of(args: argparse.Namespace, runs: list[dict[str, Any]], before: Any)
         **side_by_side.facts(),
         "runs": runs,
     }
-    if all("seconds" in sides.get(side, {}) for side in ("ours", "plain")):
-        ours, plain = (sides[side]["seconds"]["mean"] for side in ("ours", "plain"))
-        result["time_ratio"] = round(ours / plain, 3)
+    for name, measure in (("time_ratio", "seconds"), ("cpu_time_ratio", "cpu_seconds")):
+        ratios = ratios_of(runs, measure)
+        if ratios:
+            result[name] = {"mean": round(statistics.mean(ratios), 3), "of": ratios}
     return result
+
+
+def ratios_of(runs: list[dict[str, Any]], measure: str) -> list[float]:
+    """Our time as a share of theirs, by seed, where both sides ran on like machines."""
+    times = {
+        side: {
+            (row["seed"], row["machine"]): row[measure]
+            for row in runs
+            if row["side"] == side and "machine" in row and measure in row
+            if row["timed"] or measure != "seconds"
+        }
+        for side in ("ours", "plain")
+    }
+    both = sorted(times["ours"].keys() & times["plain"].keys())
+    return [round(times["ours"][key] / times["plain"][key], 3) for key in both]
 
 
 def main() -> None:
@@ -235,7 +273,8 @@ def main() -> None:
             if not args.times_only:
                 figures = retrieval_figures(*encoders, data.dev, data.passages)
             longest[side] = time.monotonic() - begun
-            row = {"side": side, "seed": seed, "timed": args.timed, "seconds": round(seconds, 2)}
+            row = {"side": side, "seed": seed, "timed": args.timed, "machine": machine_of(result)}
+            row |= {name: round(value, 2) for name, value in seconds.items()}
             runs.append(row | {name: round(figures[name], 4) for name in figures if name in SHOWN})
             print(runs[-1], flush=True)
             result = result_of(args, runs, before)
