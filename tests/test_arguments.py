@@ -323,6 +323,11 @@ def test_a_scheduler_that_follows_the_metric_knows_which_way_is_up(name, metric,
             "index_refresh is none: leave one of them out",
         ),
         ({"index_refresh_overlap": 0.5}, "index_refresh_overlap is set, but the context encoder"),
+        ({"fresh_top": 20}, "fresh_top is set, but the context encoder does not learn"),
+        (
+            {"trainable": ["context_encoder"], "fresh_top": 0},
+            "fresh_top must be at least 1, found 0",
+        ),
         (
             {"trainable": ["context_encoder"], "index_refresh_overlap": 1.0},
             "index_refresh_overlap must be above 0 and below 1, found 1.0",

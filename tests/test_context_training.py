@@ -12,10 +12,14 @@ from test_rag_trainer import KillAtStep
 from tiny_training import logged, same, train_tiny, weights
 from transformers import TrainerCallback
 
+from rag_finetune.encoders.encode import evaluation_mode
 from rag_finetune.index.build import build_index
+from rag_finetune.index.lexical_parts import add_lexical
 from rag_finetune.index.store import open_index
 from rag_finetune.index.update import load_own_encoder
 from rag_finetune.rag.checkpoint import load_rag
+from rag_finetune.training.context_training import ContextTraining
+from rag_finetune.training.fresh_vectors import fresh_vectors
 from rag_finetune.training.options import PARTS, TRAINABLE
 
 ALONE = {"trainable": ["context_encoder"], "index_refresh": "blocking", "index_refresh_steps": 2}
@@ -305,3 +309,50 @@ def test_an_index_of_words_has_no_context_encoder(tmp_path):
 def test_one_passage_a_question_teaches_the_context_encoder_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"No gradient reaches context_encoder.*n_docs 1"):
         train_tiny(tmp_path, **ALONE, n_docs=1)
+
+
+class OtherEncoder(TrainerCallback):
+    """Gives the context encoder other weights than the index is from."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        other = tiny_rag.context_encoder(seed=7).model.state_dict()
+        model.rag.ctx_encoder.load_state_dict(other)
+
+
+@pytest.mark.parametrize("fresh_top", [None, 20])
+def test_those_are_read_that_the_present_encoder_puts_first(tmp_path, monkeypatch, fresh_top):
+    seen, encode_again = [], ContextTraining._encode_again
+
+    def noted(trainer, model, args, outputs):
+        index, encoder = trainer.retriever.index, trainer.context_encoder
+        asked = outputs.question_encoder_last_hidden_state.detach().numpy()
+        with torch.no_grad(), evaluation_mode(encoder.model):
+            fresh = fresh_vectors(index, encoder, np.arange(20)).numpy()
+        best = np.argsort(-(asked @ fresh.T), axis=1, kind="stable")[:, :5]
+        found = index.search(asked, 5)[1]
+        seen.append((outputs.retrieved_doc_ids.numpy(), best, found))
+        encode_again(trainer, model, args, outputs)
+
+    monkeypatch.setattr(ContextTraining, "_encode_again", noted)
+    options = {"trainable": ["context_encoder"], "index_refresh": "none", "fresh_top": fresh_top}
+    trainer = train_tiny(tmp_path, rag=sharp_rag(tmp_path), callbacks=[OtherEncoder()], **options)
+    assert len(seen) == 2
+    for read, best, found in seen:
+        assert (best != found).any()
+        assert read.tolist() == (found if fresh_top is None else best).tolist()
+    searcher = trainer.retriever.searcher
+    assert searcher.index is trainer.retriever.index
+    assert not hasattr(searcher, "_searcher")  # evaluation goes by the index
+
+
+def test_another_order_than_that_of_the_vectors_is_not_overruled(tmp_path):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    add_lexical(rag.retriever.index, {"bm25": {"language": "english"}})
+    rag = load_rag(tmp_path / "assembled", retrieval="hybrid")
+    with pytest.raises(ValueError, match="retrieval is hybrid, whose order is another"):
+        train_tiny(tmp_path, rag=rag, trainable=["context_encoder"], fresh_top=20)
+
+
+def test_passages_that_are_looked_at_are_more_than_those_that_are_read(tmp_path):
+    with pytest.raises(ValueError, match="fresh_top must be more than n_docs, which is 5, found 5"):
+        train_tiny(tmp_path, trainable=["context_encoder"], fresh_top=5)

@@ -8,7 +8,13 @@ import torch
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
-from rag_finetune.training.fresh_vectors import encode_with_gradient, fresh_vectors, overlap_at_k
+from rag_finetune.retrieval.search import Searcher
+from rag_finetune.training.fresh_vectors import (
+    FreshSearcher,
+    encode_with_gradient,
+    fresh_vectors,
+    overlap_at_k,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,49 @@ def test_the_overlap_is_that_of_two_searches(index):
     assert 0 < expected < 1
     assert overlap_at_k(index, other, asked, 5) == pytest.approx(expected)
     assert overlap_at_k(index, other, asked, 20) == 1.0
+
+
+class Words:
+    """A searcher that finds the first rows, one of them missing, and knows a prior."""
+
+    def __init__(self, index, prior):
+        self.index, self.prior = index, prior
+
+    def search(self, vectors, questions, k):
+        rows = np.tile(np.arange(k), (len(vectors), 1))
+        rows[:, 1] = -1
+        return np.zeros(rows.shape, np.float32), rows
+
+    def prior_scores(self, questions, rows):
+        return np.where(rows == self.prior, 1000.0, 0.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("top", [8, 20, 50])
+def test_of_what_the_index_finds_the_present_encoder_chooses(index, top):
+    asked = np.random.default_rng(1).normal(size=(6, 16)).astype(np.float32)
+    other, passages = tiny_rag.context_encoder(seed=7), tiny_rag.passages()
+    other.model.train()
+    searcher = FreshSearcher(Searcher(index), other, top)
+    scores, rows = searcher.search(asked, None, 5)
+    assert other.model.training
+    assert searcher.index is index
+    products = asked @ other.encode(passages["text"][:], passages["title"][:]).T  # (6, 20)
+    _, found = index.search(asked, min(top, 20))
+    changed = 0
+    for row in range(6):
+        best = sorted(found[row].tolist(), key=lambda place: -products[row, place])[:5]
+        assert rows[row].tolist() == best
+        assert np.allclose(scores[row], products[row, best], atol=1e-4)
+        changed += best != found[row, :5].tolist()
+    assert changed
+
+
+def test_what_words_add_counts_and_a_missing_passage_comes_last(index):
+    asked = np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)
+    searcher = FreshSearcher(Words(index, prior=6), tiny_rag.context_encoder(seed=7), 8)
+    scores, rows = searcher.search(asked, ["a", "b", "c"], 8)
+    assert rows[:, 0].tolist() == [6, 6, 6]
+    assert rows[:, -1].tolist() == [-1, -1, -1]
+    assert np.isneginf(scores[:, -1]).all()
+    assert np.isfinite(scores[:, :-1]).all()
+    assert (searcher.search(asked, None, 8)[1][:, 0] != 6).any()  # without texts, without words

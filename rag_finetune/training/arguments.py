@@ -21,6 +21,7 @@ AT_LEAST_ONE = (
     "max_combined_length",
     "early_stopping_patience",
     "index_refresh_steps",
+    "fresh_top",
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
     "gradient_accumulation_steps",
@@ -253,12 +254,13 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
     def _check_refresh(self) -> None:
         """Raise where the index can not follow the context encoder, or has none to follow."""
         learns = "context_encoder" in self.trainable
-        for name in OF_REFRESH:
+        for name in ("fresh_top", *OF_REFRESH):
             if getattr(self, name) is not None and not learns:
                 raise ValueError(
                     f"{name} is set, but the context encoder does not learn: add context_encoder "
                     "to --trainable."
                 )
+        for name in OF_REFRESH:
             if self.index_refresh == "none" and getattr(self, name) not in (None, "none"):
                 raise ValueError(
                     f"{name} is set, but index_refresh is none: leave one of them out."

@@ -20,7 +20,7 @@ from rag_finetune.rag.checkpoint import INDEX, place_index
 from rag_finetune.rag.index_choice import OWN
 from rag_finetune.rag.reference import load_index_reference, note_own_encoder
 from rag_finetune.training.callbacks import SaveOnSigterm
-from rag_finetune.training.fresh_vectors import fresh_vectors
+from rag_finetune.training.fresh_vectors import FreshSearcher, fresh_vectors
 from rag_finetune.training.index_refresh import IndexRefresh
 from rag_finetune.training.index_versions import index_of_checkpoint, record_version
 from rag_finetune.training.rag_retrieval import RagRetrieval
@@ -47,7 +47,8 @@ class ContextTraining(RagRetrieval):
         """Load the context encoder where it learns; the arguments are `Seq2SeqTrainer`'s.
 
         Raises:
-            ValueError: the index holds vectors of an encoder that is not to be had any more.
+            ValueError: the index holds vectors of an encoder that is not to be had any more, or
+                fresh_top does not go with n_docs or the way of retrieval.
         """
         args = kwargs["args"]
         if "context_encoder" in args.trainable:
@@ -61,6 +62,17 @@ class ContextTraining(RagRetrieval):
             self.context_encoder.model.config._name_or_path = ""  # a path of this machine
             if args.resume_from_checkpoint is None:
                 self._warn_about_another()
+        if args.fresh_top is not None and args.fresh_top <= self.retriever.n_docs:
+            raise ValueError(
+                f"fresh_top must be more than n_docs, which is {self.retriever.n_docs}, found "
+                f"{args.fresh_top}: all that are found would be read."
+            )
+        way = self.retriever.searcher.retrieval.way
+        if args.fresh_top is not None and way != "dense":
+            raise ValueError(
+                f"fresh_top puts passages in order by their vectors, and retrieval is {way}, whose "
+                "order is another. Leave one of them out."
+            )
         super().__init__(**kwargs)
         self.add_callback(self.sigterm)  # the refresh, which comes after, shall know of it
         if self.context_encoder is not None:
@@ -92,10 +104,15 @@ class ContextTraining(RagRetrieval):
         if self.context_encoder is None:
             return super()._forward(model, inputs, labels)
         hook = self.rag.model.register_forward_hook(self._encode_again)
+        searcher = self.retriever.searcher
+        if self.args.fresh_top is not None:
+            chosen: Any = FreshSearcher(searcher, self.context_encoder, self.args.fresh_top)
+            self.retriever.searcher = chosen
         try:
             return super()._forward(model, inputs, labels)
         finally:
             hook.remove()
+            self.retriever.searcher = searcher
 
     def _encode_again(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """Put vectors with gradient in the place of the index's."""

@@ -1,5 +1,8 @@
 """Vectors of passages from the context encoder as it is now, with gradient."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,11 +63,75 @@ def overlap_at_k(
         k: passages that count.
     """
     _, rows = index.search(question_vectors, min(DEPTH * k, len(index)))
-    with torch.no_grad(), evaluation_mode(encoder.model):
-        vectors = fresh_vectors(index, encoder, rows).cpu().numpy()  # (B, depth, dim)
-    scores = np.where(rows < 0, -np.inf, np.einsum("bd,bkd->bk", question_vectors, vectors))
+    scores = fresh_scores(index, encoder, question_vectors, rows)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # places in the list that was found
     return float((best < k).mean())
+
+
+class FreshSearcher:
+    """A searcher of whose first passages the context encoder, as it is now, chooses those to read.
+
+    What the searcher is otherwise, such as `index` and `retrieval`, this is too.
+
+    Source:
+        Izacard et al. 2022, arXiv:2208.03299, section 2.4, "re-ranking".
+    """
+
+    def __init__(self, searcher: Any, encoder: TextEncoder, top: int) -> None:
+        """Join them.
+
+        Args:
+            searcher: finds the passages.
+            encoder: the context encoder that is trained; left as it was.
+            top: so many of each question are looked at.
+        """
+        self._searcher, self._encoder, self._top = searcher, encoder, top
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else is the searcher's."""
+        return getattr(self._searcher, name)
+
+    def search(
+        self, vectors: np.ndarray, questions: Sequence[str] | None, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k passages of each question whose part in p(z|x) is the greatest.
+
+        Args:
+            vectors: of the questions, shape (batch, dim).
+            questions: their texts; None where only vectors are searched.
+            k: passages a question.
+
+        Returns:
+            Their doc_scores, shape (batch, k) float32, and rows, shape (batch, k) int64; row −1
+            with score −inf where fewer were found.
+        """
+        depth = min(max(k, self._top), len(self.index))
+        _, rows = self._searcher.search(vectors, questions, depth)
+        scores = fresh_scores(self.index, self._encoder, vectors, rows)
+        prior = None if questions is None else self.prior_scores(questions, rows)
+        scores = scores if prior is None else scores + prior
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+
+
+def fresh_scores(
+    index: PassageIndex, encoder: TextEncoder, question_vectors: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Inner products of questions with passages encoded anew, in evaluation mode.
+
+    Args:
+        index: the opened index.
+        encoder: the context encoder; left as it was.
+        question_vectors: shape (B, dim).
+        rows: of the passages of each, shape (B, n); −1 for none.
+
+    Returns:
+        Shape (B, n) float32; −inf for none.
+    """
+    with torch.no_grad(), evaluation_mode(encoder.model):
+        vectors = fresh_vectors(index, encoder, rows).cpu().numpy()  # (B, n, dim)
+    products = np.einsum("bd,bkd->bk", question_vectors, vectors)
+    return np.where(rows < 0, -np.inf, products).astype(np.float32)
 
 
 def encode_with_gradient(encoder: TextEncoder, texts: list[str], titles: list[str]) -> Tensor:

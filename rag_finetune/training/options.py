@@ -8,7 +8,7 @@ PARTS = ("question_encoder", "generator")  # the networks of a RAG model; they t
 TRAINABLE = ("question_encoder", "context_encoder", "generator")
 # Options that need a context encoder that learns: those of keeping its index fresh, and all.
 OF_REFRESH = ("index_refresh", "index_refresh_steps", "index_refresh_overlap")
-OF_CONTEXT_ENCODER = ("learning_rate_context_encoder", *OF_REFRESH)
+OF_CONTEXT_ENCODER = ("learning_rate_context_encoder", "fresh_top", *OF_REFRESH)
 REFRESH_STEPS = 500  # as REALM, Guu et al. 2020, arXiv:2002.08909
 
 # Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
@@ -119,6 +119,14 @@ class RagOptions:
         metadata={
             "help": "refresh too, or only, where less than this share of the passages that are "
             "read would be found by the context encoder as it is, measured every 10 steps"
+        },
+    )
+    fresh_top: int | None = field(
+        default=None,
+        metadata={
+            "help": "with --trainable context_encoder, so many passages are found and encoded as "
+            "the encoder is now, and the best n_docs by these vectors are read; default: those "
+            "that the index finds"
         },
     )
     passage_loss_weight: float = field(
