@@ -11,6 +11,7 @@ from light_imports import assert_imports_none_of
 from test_two_processes import LAUNCH, ROOT, environment
 from tiny_job import error_of, index_words, ok, write_inputs
 
+from rag_finetune.rag import causal_assemble
 from rag_finetune.rag.checkpoint import load_rag
 
 QUICK = "--max_steps 2 --warmup_steps 0 --learning_rate 1e-3 --disable_tqdm true".split()
@@ -83,6 +84,15 @@ def test_parts_are_joined_without_a_checkpoint_before(job, tmp_path):
     assert model.template.reading == "joined" and model.template.text == tiny_causal.JOINED
     assert (model.config.n_docs, model.config.max_combined_length) == (2, 70)
     assert model.max_target_length == 9
+
+
+def test_the_usual_length_of_a_prompt_is_that_of_what_is_asked_for(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(causal_assemble, "PASSAGE_TOKENS", 20)
+    for reading, n_docs, length in (("joined", 4, 80), ("joined", 6, 119), ("ensemble", 4, 20)):
+        words = [*parts_of(job, reading), "--n_docs", n_docs, "--max_target_length", 9]
+        output = tmp_path / f"{reading}{n_docs}"
+        ok(*train_words(job, output, *words, "--max_steps", 1))
+        assert load_rag(output, with_index=False).model.config.max_combined_length == length
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rag_finetune.rag.checkpoint import Rag
+    from rag_finetune.training.arguments import RagTrainingArguments
 
 
 def rag_arguments() -> Any:
@@ -16,8 +17,8 @@ def rag_arguments() -> Any:
     return RagTrainingArguments
 
 
-def load_checkpoint(data: argparse.Namespace) -> "Rag":
-    """The model of --model_name_or_path."""
+def load_checkpoint(data: argparse.Namespace, args: "RagTrainingArguments") -> "Rag":
+    """The model of --model_name_or_path; the trainer gives it what the arguments say."""
     from rag_finetune.rag.checkpoint import load_rag
 
     return load_rag(
@@ -44,12 +45,12 @@ class Task:
         parser: makes the flags that are not training arguments.
         help_parser: makes those that --help shows.
         arguments: gives the dataclass of training arguments.
-        load: makes the model from the flags.
+        load: makes the model from the flags and the training arguments.
         trainer: gives the trainer's class.
     """
 
     parser: Callable[[], argparse.ArgumentParser]
     help_parser: Callable[[], argparse.ArgumentParser]
     arguments: Callable[[], Any] = rag_arguments
-    load: Callable[[argparse.Namespace], "Rag"] = load_checkpoint
+    load: Callable[[argparse.Namespace, Any], "Rag"] = load_checkpoint
     trainer: Callable[[], Any] = rag_trainer

@@ -211,7 +211,7 @@ def _train(
     from rag_finetune.evaluation.probe import require_better_than_chance
     from rag_finetune.rag.generation import question_encoder_of
 
-    rag = task.load(data)
+    rag = task.load(data, args)
     try:
         trainer = task.trainer()(rag, args, train_questions, validation_questions)
     except RuntimeError as error:  # what --report_to names is not installed

@@ -1,6 +1,7 @@
 """`rag-finetune train-causal`: train a decoder-only generator to answer from what is retrieved."""
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import CHECKPOINT, add_encoder_flags, encoder_options
@@ -11,6 +12,7 @@ from rag_finetune.cli.train import add_data_flags, add_training_help, run
 
 if TYPE_CHECKING:
     from rag_finetune.rag.checkpoint import Rag
+    from rag_finetune.training.causal_arguments import CausalTrainingArguments
 
 EPILOG = """\
 The loss is that of the answer's tokens and its end alone. A prompt that is too long loses of its
@@ -67,7 +69,7 @@ def _trainer() -> Any:
     return CausalRagTrainer
 
 
-def _load(data: argparse.Namespace) -> "Rag":
+def _load(data: argparse.Namespace, args: "CausalTrainingArguments") -> "Rag":
     """The checkpoint, or the parts joined.
 
     Raises:
@@ -83,18 +85,18 @@ def _load(data: argparse.Namespace) -> "Rag":
                 f"--{given[0]} does not go with --model_name_or_path: the checkpoint has its own. "
                 "Assemble another one, or leave it out."
             )
-        return load_checkpoint(data)
+        return load_checkpoint(data, args)
     missing = [name for name in (*parts, "index") if getattr(data, name) is None]
     if missing:
         raise ValueError(
             f"--{missing[0]} is missing: give --model_name_or_path, or --question_encoder, "
             "--generator and --index."
         )
-    return _join(data)
+    return _join(data, args)
 
 
-def _join(data: argparse.Namespace) -> "Rag":
-    """A model of the parts that the flags name."""
+def _join(data: argparse.Namespace, args: "CausalTrainingArguments") -> "Rag":
+    """A model of the parts that the flags name, of the lengths that the arguments say."""
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.assemble import join_parts
     from rag_finetune.rag.checkpoint import Rag, give_retriever
@@ -102,10 +104,13 @@ def _join(data: argparse.Namespace) -> "Rag":
 
     of_encoder = encoder_options(data)
     index = open_index(data.index)
+    n_docs: dict[str, Any] = {} if args.n_docs is None else {"n_docs": args.n_docs}
     joined = join_parts(
         data.question_encoder,
         data.generator,
-        prompting=prompting_of(data),
+        **n_docs,
+        max_combined_length=args.max_combined_length,
+        prompting=replace(prompting_of(data), max_target_length=args.max_target_length),
         pooling=of_encoder["pooling"],
         normalize=of_encoder["normalize"],
         question_prefix=of_encoder["prefix"],
