@@ -5,9 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import tiny_encoders
+import tiny_rag
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,3 +133,43 @@ def test_a_retriever_is_damaged_trained_and_measured(tmp_path):
     found = run([*words, "--", "--max_steps", "2", "--n_docs", "5", "--warmup_steps", "0"])
     assert found["damaged"]["recall@5"] < 0.6 < found["sound"]["recall@5"]
     assert found["trained"] != found["damaged"] and found["generator_untouched"]
+
+
+def test_steps_beside_a_refresh_are_told_from_the_others(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench = importlib.import_module("bench_refresh")
+    # Steps after which a refresh is on its way: one from step 10, another from 14.
+    running = {10: 10, 11: 10, 12: 10, 14: 14, 15: 14}
+    now = iter(range(100))
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: float(next(now)))
+    clock = bench.Clock()
+    for step in range(1, 18):
+        given = {"_building": running.get(step), "_snapshot_step": running.get(step)}
+        clock.refresh = types.SimpleNamespace(**given)
+        clock.on_step_end(None, types.SimpleNamespace(global_step=step), None)
+    assert {name: len(times) for name, times in clock.times.items()} == {"beside": 7, "without": 5}
+    args = types.SimpleNamespace(steps=17, refresh_steps=4, batch_size=4, n_docs=5, threads=1)
+    found = bench.result_of(clock, args)
+    assert (found["refreshes"], found["slower_by_mean"]) == (2, 0.0)
+    clock.breaks = False
+    with pytest.raises(SystemExit, match="One refresh followed the other"):
+        bench.result_of(clock, args)
+
+
+def test_losses_are_added_one_after_the_other(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = [f"{row['id']}\t{row['text']}\t{row['title']}" for row in tiny_rag.passages()]
+    (data / "passages.tsv").write_text("\n".join(["id\ttext\ttitle", *lines]) + "\n")
+    for name in ("train", "dev"):
+        tiny_rag.questions().to_json(data / f"{name}.json", lines=True)
+    encoder = tiny_encoders.save_sentence_folder(tmp_path / "encoder")
+    generator = tiny_rag.save_parts(tmp_path / "parts")["generator"]
+    words = [str(ROOT / "benchmarks/joint_losses.py"), "--encoder", str(encoder)]
+    words += ["--generator", generator, "--data", str(data), "--output_dir", str(tmp_path / "out")]
+    words += ["--batch_size", "4", "--epochs", "1", "--learning_rate_encoders", "1e-2"]
+    found = run([*words, "--n_docs", "3"])
+    ways = ["untrained", "likelihood", "+ contrastive", "+ lsr", "+ context encoder"]
+    assert [name for name in found if name in ways] == ways
+    figures = [[found[way][name] for name in ("recall@1", "recall@5", "mrr@10")] for way in ways]
+    assert len({*map(tuple, figures)}) > 2

@@ -45,9 +45,14 @@ def one_by_one(rag, contexts: Contexts, labels) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("reading", ["ensemble", "joined"])
-def test_log_probs_are_those_of_one_unpadded_row_at_a_time(tmp_path, kind, reading):
+@pytest.mark.parametrize("packing", [False, True])
+def test_log_probs_are_those_of_one_unpadded_row_at_a_time(tmp_path, kind, reading, packing):
     rag = tiny_causal.tiny_causal(tmp_path, kind, reading, padding=kind == "llama")
     contexts, labels = asked(rag)
+    if packing:
+        rag.model.packing = True
+        for at, mask in enumerate(contexts.attention_mask):
+            mask[: -(5 + 20 * (at % 2))] = 0  # so that two have room in a row
     assert len(contexts.input_ids) == {"ensemble": 6, "joined": 2}[reading]
     assert len(set(contexts.attention_mask.sum(-1).tolist())) > 1  # some are padded
     with torch.no_grad():

@@ -39,6 +39,15 @@ def test_the_question_encoder_learns_where_it_is_asked_to_and_alone(tmp_path):
     assert len(still) < len(moved) / 2, still
 
 
+def test_retrieval_is_watched_where_the_question_encoder_learns(tmp_path):
+    options = {"max_steps": 10, "logging_steps": 5, "trainable": ["question_encoder"]}
+    trainer = train_causal(tmp_path, make(tmp_path), **options)
+    distinct = logged(trainer, "distinct_passages")
+    assert len(distinct) == 2
+    assert all(0 < share <= 1 for share in distinct)
+    assert len(logged(trainer, "doc_entropy")) == 2
+
+
 def test_the_question_encoder_cannot_learn_from_a_joined_prompt(tmp_path):
     rag = make(tmp_path, reading="joined")
     with pytest.raises(ValueError, match=r"joined prompt no gradient .* --reading ensemble"):
@@ -57,7 +66,7 @@ def test_what_stands_in_a_prompt_is_not_learnt_to_be_said(tmp_path):
     # By hand: the answer's rows of one unpadded sequence, prompt left out of the loss.
     labels = batch["labels"][0][batch["labels"][0] != -100]
     questions = [trainer.train_dataset[0]["question"]]
-    output = rag.model._retrieve(batch["input_ids"], batch["attention_mask"], questions, 1)
+    output, _ = rag.model._retrieve(batch["input_ids"], batch["attention_mask"], questions, 1)
     prompt = output.input_ids[0]
     ids = torch.cat([prompt, labels]).unsqueeze(0)
     masked = torch.cat([torch.full_like(prompt, -100), labels]).unsqueeze(0)

@@ -11,22 +11,31 @@ from transformers import AutoModelForCausalLM
 from rag_finetune.encoders.load import require_source
 from rag_finetune.encoders.network import whole_weights
 from rag_finetune.files import describe, read_text
+from rag_finetune.rag.four_bits import whole_linear
 
 ADAPTER = "adapter_config.json"
 NEEDS_PEFT = "needs peft, which is not installed: pip install 'rag-finetune[peft]'."
 
 
 def merged(network: Any) -> Any:
-    """A copy of a network whose adapters are part of its weights; itself where it has none."""
-    if not any(hasattr(part, "lora_A") for part in network.modules()):
+    """A copy of a network whose adapters are part of its weights; itself where it has none.
+
+    Weights that are kept in four bits are whole in the copy.
+    """
+    adapted = [part for part in network.modules() if hasattr(part, "lora_A")]
+    if not adapted:
         return network
-    whole = copy.deepcopy(network)
-    for name, part in list(whole.named_modules()):
-        if hasattr(part, "lora_A"):
-            part.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(whole.get_submodule(parent), own, part.get_base_layer())
-    return whole.requires_grad_(True)
+    # What a copy has in the place of these is known to it beforehand: they are not copied.
+    instead = {id(part): whole_linear(part) or _merged_linear(part) for part in adapted}
+    return copy.deepcopy(network, instead).requires_grad_(True)
+
+
+def _merged_linear(part: Any) -> torch.nn.Module:
+    """A copy of the layer below an adapter, with what the adapter adds."""
+    one = copy.deepcopy(part)
+    one.merge()
+    base: torch.nn.Module = one.get_base_layer()
+    return base
 
 
 def base_of(folder: str) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, RagConfig
 from transformers.modeling_outputs import ModelOutput
 
 from rag_finetune.losses.likelihood import target_log_probs
+from rag_finetune.rag.packing import lay_out
 from rag_finetune.rag.prompt_template import PromptTemplate
 from rag_finetune.rag.scoring import Contexts, score_passages
 from rag_finetune.retrieval.context_parts import doc_lists
@@ -30,10 +30,13 @@ class CausalRagOutput(ModelOutput):
         logits: at the places that predict a token of an answer, and only there, shape (R, V):
             the tokens of the first prompt's answer in order, then of the second's, and so on.
         doc_scores: inner products of question and passage, shape (B, K).
+        retrieved_doc_ids: rows of the passages in the index, shape (B, K), −1 for none; None where
+            prompts were given.
     """
 
     logits: Tensor | None = None
     doc_scores: Tensor | None = None
+    retrieved_doc_ids: Tensor | None = None
 
 
 class CausalRag(nn.Module):
@@ -46,6 +49,7 @@ class CausalRag(nn.Module):
         generator: any model of AutoModelForCausalLM.
         template: how prompts are written.
         max_target_length: tokens of an answer at most, its end included.
+        packing: whether short prompts with given answers share a row.
         retriever: finds passages and writes prompts; None for none.
     """
 
@@ -63,6 +67,7 @@ class CausalRag(nn.Module):
         self.question_encoder: Any = question_encoder
         self.generator = generator
         self.template, self.max_target_length = template, max_target_length
+        self.packing = False
         self.retriever: PromptRetriever | None = None
 
     @property
@@ -114,20 +119,22 @@ class CausalRag(nn.Module):
             doc_scores: of the passages in them, shape (B, K).
             n_docs: passages a question; None for the configuration's.
         """
+        doc_ids = None
         if context_input_ids is None:
             assert input_ids is not None and questions is not None
             n_docs = self.config.n_docs if n_docs is None else n_docs
-            contexts = self._retrieve(input_ids, attention_mask, questions, n_docs)
+            contexts, doc_ids = self._retrieve(input_ids, attention_mask, questions, n_docs)
         else:
             assert context_attention_mask is not None and doc_scores is not None
             contexts = Contexts(context_input_ids, context_attention_mask, doc_scores)
-        return CausalRagOutput(self.answer_logits(contexts, labels), contexts.doc_scores)
+        return CausalRagOutput(self.answer_logits(contexts, labels), contexts.doc_scores, doc_ids)
 
     def answer_logits(self, contexts: Contexts, labels: Tensor) -> Tensor:
         """Logits at the places that predict the tokens of answers.
 
         Each prompt is followed by its answer and padded behind it, where nothing that counts can
-        see the padding. The output layer reads the places that count alone.
+        see the padding; or, with `packing`, by others, which neither sees. The output layer reads
+        the places that count alone.
 
         Args:
             contexts: prompts, P a question.
@@ -145,14 +152,10 @@ class CausalRag(nn.Module):
             rows.append(torch.cat([prompt, answer]))
             # What predicts a token stands one place before it.
             places.append(torch.arange(len(answer)) + len(prompt) - 1)
-        ids = pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-        mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
-        flat = torch.cat([at + row * ids.shape[1] for row, at in enumerate(places)])
-        with self._only(flat.to(ids.device)):
-            logits: Tensor = self.generator(
-                input_ids=ids, attention_mask=mask.long(), use_cache=False
-            ).logits
+        layout = lay_out(rows, packed=self.packing)
+        flat = torch.cat([at + start for start, at in zip(layout.starts, places, strict=True)])
+        with self._only(flat.to(labels.device)):
+            logits: Tensor = self.generator(**layout.inputs, use_cache=False).logits
         return logits[0]
 
     def token_log_probs(self, contexts: Contexts, labels: Tensor) -> Tensor:
@@ -184,20 +187,21 @@ class CausalRag(nn.Module):
         attention_mask: Tensor | None,
         questions: Sequence[str],
         n_docs: int,
-    ) -> Contexts:
-        """Prompts of questions; gradients of doc_scores reach the question encoder."""
+    ) -> tuple[Contexts, Tensor]:
+        """Prompts of questions, whose doc_scores have gradients, and rows of their passages."""
         retriever = self.retriever
         assert retriever is not None  # checked by the trainer
         hidden = self.question_encoder(input_ids, attention_mask=attention_mask)[0]
         texts = questions if retriever.searcher.by_words else None
         found = retriever.retrieve_passages(hidden.detach().float().cpu().numpy(), n_docs, texts)
-        vectors, doc_ids, passages = found
-        prior = retriever.searcher.prior_scores(questions, doc_ids) if texts else None
-        scores = score_passages(hidden, torch.from_numpy(vectors), torch.from_numpy(doc_ids), prior)
+        vectors, rows, passages = found
+        prior = retriever.searcher.prior_scores(questions, rows) if texts else None
+        doc_ids = torch.from_numpy(rows)
+        scores = score_passages(hidden, torch.from_numpy(vectors), doc_ids, prior)
         ids, mask = retriever.postprocess_docs(
             [doc_lists(group) for group in passages], list(questions), None, n_docs, "pt"
         )
-        return Contexts(ids.to(input_ids.device), mask.to(input_ids.device), scores)
+        return Contexts(ids.to(input_ids.device), mask.to(input_ids.device), scores), doc_ids
 
 
 def spread(logits: Tensor, labels: Tensor) -> Tensor:

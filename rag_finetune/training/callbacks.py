@@ -15,6 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from rag_finetune.rag.four_bits import parameter_count
+
 SAMPLED_TENSORS = 8
 
 
@@ -157,7 +159,7 @@ def trainable_table(
     """
     rows = [("part", "parameters", "learning rate")]
     for name, module in parts.items():
-        count = sum(p.numel() for p in module.parameters())
+        count = parameter_count(module)
         rows.append((name, f"{count:,}", f"{rates[name]:g}" if name in trainable else "frozen"))
     rows += [(name, "in index", "frozen") for name in rates if name not in parts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

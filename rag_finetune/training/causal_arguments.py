@@ -30,6 +30,11 @@ class CausalTrainingArguments(CausalOptions, RagTrainingArguments):
             raise ValueError(
                 "lora_rank is set, but the generator does not learn: add it to --trainable."
             )
+        if self.load_in_4bit and self.lora_rank is None:
+            raise ValueError(
+                "load_in_4bit fixes the generator's weights, and something has to learn: give "
+                "--lora_rank."
+            )
         if "context_encoder" in self.trainable:
             raise ValueError(
                 "The context encoder cannot learn beside a decoder-only generator: take it out of "

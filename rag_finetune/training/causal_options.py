@@ -30,6 +30,20 @@ class CausalOptions(RagOptions):
             "they are merged into its weights when it is saved (extra peft)"
         },
     )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "with --lora_rank, keep the generator's fixed weights in 4 bits while its "
+            "adapters learn (QLoRA; extra qlora); the weights that are saved are whole"
+        },
+    )
+    packing: bool = field(
+        default=False,
+        metadata={
+            "help": "several short prompts a row, each read by itself, in place of padding; "
+            "losses and gradients are the same"
+        },
+    )
     max_target_length: int | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "tokens of an answer, its end included; default: the model's own"},

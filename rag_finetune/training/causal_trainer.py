@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from huggingface_hub import load_state_dict_from_file, save_torch_state_dict
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from rag_finetune.rag.causal_checkpoint import load_generator
 from rag_finetune.rag.causal_model import IGNORED, CausalRag
 from rag_finetune.rag.causal_targets import CausalTargetLosses
 from rag_finetune.rag.checkpoint import Rag
+from rag_finetune.rag.four_bits import compute_in, to_four_bits
 from rag_finetune.rag.generation import Retrieved
+from rag_finetune.rag.packing import require_packing
 from rag_finetune.training.causal_arguments import CausalTrainingArguments
 from rag_finetune.training.lora import add_adapters
 from rag_finetune.training.rag_trainer import RagTrainer
@@ -47,8 +50,9 @@ class CausalRagTrainer(RagTrainer):
 
         Raises:
             ValueError: the model has no decoder-only generator or was loaded without a retriever, a
-                length is out of range, the question encoder cannot learn, or an option has no
-                meaning in a joined prompt.
+                length is out of range, the question encoder cannot learn, an option has no
+                meaning in a joined prompt, or the generator cannot read packed prompts or be kept
+                in four bits.
         """
         if not isinstance(rag.model, CausalRag):
             raise ValueError(
@@ -67,9 +71,16 @@ class CausalRagTrainer(RagTrainer):
                     f"{flag} weighs passages against each other, and a joined prompt is read as "
                     "one. Leave it out, or assemble with --reading ensemble."
                 )
+        if args.packing:
+            require_packing(rag.model.generator)
+        rag.model.packing = args.packing
+        if args.load_in_4bit:
+            to_four_bits(rag.model.generator, args.device)
         super().__init__(rag, args, train_dataset, eval_dataset, **kwargs)
         if args.lora_rank is not None:
             add_adapters(rag.model.generator, args.lora_rank)
+        if args.bf16:
+            compute_in(rag.model.generator, torch.bfloat16)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -107,6 +118,8 @@ class CausalRagTrainer(RagTrainer):
             given["questions"] = [items[row]["question"] for row in inputs["rows"].tolist()]
         with self.target_losses.watch():
             outputs = model(labels=labels, n_docs=self.retriever.n_docs, **given)
+        if outputs.retrieved_doc_ids is not None:
+            self.health.note(outputs.retrieved_doc_ids.cpu().numpy(), outputs.doc_scores)
         return outputs, outputs.doc_scores
 
     def _losses_of(self, retrieved: Retrieved, labels: Tensor) -> tuple[Retrieved, Tensor]:
@@ -132,6 +145,10 @@ class CausalRagTrainer(RagTrainer):
             }
             pattern = ADAPTERS.replace(".", "{suffix}.")
             save_torch_state_dict(state, folder, filename_pattern=pattern)
+
+    def _card_metrics(self, is_final: bool) -> dict[str, float]:
+        """As RagSaver's; none where what was validated, in four bits, is not what is saved."""
+        return {} if self.args.load_in_4bit else super()._card_metrics(is_final)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Take the weights of a checkpoint midway.

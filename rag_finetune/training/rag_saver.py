@@ -26,10 +26,12 @@ PICTURE = "training.png"
 # Of the arguments, what a reader of the model card wants to know.
 HYPERPARAMETERS = (
     "trainable learning_rate learning_rate_question_encoder learning_rate_context_encoder "
-    "index_refresh index_refresh_steps index_refresh_overlap lr_scheduler_type warmup_steps "
-    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
-    "world_size max_grad_norm weight_decay label_smoothing_factor passage_loss_weight doubt_weight "
-    "retriever_loss likelihood_weight context lora_rank target loss_reduction bf16 seed"
+    "fresh_top index_refresh index_refresh_steps index_refresh_overlap lr_scheduler_type "
+    "warmup_steps num_train_epochs max_steps per_device_train_batch_size "
+    "gradient_accumulation_steps world_size max_grad_norm weight_decay "
+    "label_smoothing_factor passage_loss_weight doubt_weight retriever_loss "
+    "likelihood_weight context lora_rank load_in_4bit packing target loss_reduction bf16 "
+    "seed"
 ).split()
 # And of the figures of an evaluation.
 CARD_METRICS = ("exact_match", "f1", "recall@1", "recall@5", "answer_recall@5")

@@ -59,7 +59,9 @@ def configure_model(rag: Rag, args: RagTrainingArguments) -> None:
     if of_answer and is_short:
         settings.max_length = args.max_target_length  # what was learnt can be said
     for name in PARTS:
-        getattr(rag.model.rag, name).requires_grad_(name in args.trainable)
+        for parameter in getattr(rag.model.rag, name).parameters():
+            if parameter.is_floating_point():  # not what is kept in four bits
+                parameter.requires_grad_(name in args.trainable)
 
 
 def _freeze_question_encoder(args: RagTrainingArguments) -> None:

@@ -1,0 +1,102 @@
+"""Sequences laid out in rows: one a row and padded behind, or several a row, behind each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rag_finetune.encoders.encode import evaluation_mode
+
+PACKS = ("sdpa", "eager")  # kinds of attention for which Transformers keeps packed sequences apart
+TRIED = (5, 9, 3)  # lengths of the sequences that packing is tried with
+SAME = 1e-3  # largest difference of logits, as a share of the largest of them
+
+
+@dataclass
+class Layout:
+    """Sequences in the rows of a batch.
+
+    Attributes:
+        inputs: what a decoder-only model takes of them, each of shape (rows, length).
+        starts: where each sequence begins in the flattened batch, (sequences,), on the CPU.
+    """
+
+    inputs: dict[str, Tensor]
+    starts: list[int]
+
+
+def lay_out(sequences: Sequence[Tensor], *, packed: bool) -> Layout:
+    """Put sequences into rows of the longest one's length.
+
+    Args:
+        sequences: token ids, each of shape (length,).
+        packed: as many a row as it has room for, each to be read by itself: Transformers takes
+            positions that begin anew, in the absence of a mask, for another sequence. Otherwise one
+            a row.
+    """
+    lengths = [len(sequence) for sequence in sequences]
+    width, device = max(lengths), sequences[0].device
+    rows = first_fit(lengths) if packed else [[at] for at in range(len(lengths))]
+    ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+    positions, mask, starts = torch.zeros_like(ids), torch.zeros_like(ids), [0] * len(lengths)
+    for row, held in enumerate(rows):
+        place = 0
+        for at in held:
+            end = place + lengths[at]
+            ids[row, place:end] = sequences[at]
+            positions[row, place:end] = torch.arange(lengths[at], device=device)
+            mask[row, place:end] = 1
+            starts[at], place = row * width + place, end
+        positions[row, place:] = torch.arange(width - place, device=device)
+    more = {"position_ids": positions} if packed else {"attention_mask": mask}
+    return Layout({"input_ids": ids, **more}, starts)
+
+
+def first_fit(lengths: Sequence[int]) -> list[list[int]]:
+    """Which sequences share a row, whose length is that of the longest.
+
+    The longest goes first, each into the first row that has room for it.
+    """
+    width, rows, room = max(lengths), list[list[int]](), list[int]()
+    for at in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        for row, left in enumerate(room):
+            if lengths[at] <= left:
+                rows[row].append(at)
+                room[row] -= lengths[at]
+                break
+        else:
+            rows.append([at])
+            room.append(width - lengths[at])
+    return rows
+
+
+def require_packing(generator: Any) -> None:
+    """Try whether a decoder-only model reads packed sequences as it reads them one by one.
+
+    Raises:
+        ValueError: it does not, or its attention is none of those that can.
+    """
+    kind = generator.config._attn_implementation
+    if kind not in PACKS:
+        raise ValueError(
+            f"packing needs the attention {' or '.join(PACKS)}, found {kind}. Leave --packing out."
+        )
+    draw = torch.Generator().manual_seed(0)
+    tokens = min(generator.config.get_text_config().vocab_size, 1000)
+    drawn = [torch.randint(tokens, (length,), generator=draw) for length in TRIED]
+    sequences = [sequence.to(generator.device) for sequence in drawn]
+    found = []
+    with torch.no_grad(), evaluation_mode(generator):
+        for packed in (False, True):
+            layout = lay_out(sequences, packed=packed)
+            logits = generator(**layout.inputs, use_cache=False).logits.flatten(0, 1)
+            pairs = zip(layout.starts, TRIED, strict=True)
+            found.append(torch.cat([logits[start : start + n] for start, n in pairs]).float())
+    apart = (found[0] - found[1]).abs().max() / found[0].abs().max().clamp(min=1e-6)
+    if not apart <= SAME:
+        raise ValueError(
+            f"{type(generator).__name__} does not keep packed sequences apart: their logits differ "
+            f"by {float(apart):.2g} of the largest. Leave --packing out."
+        )
