@@ -85,6 +85,17 @@ def test_a_remembered_way_that_its_index_lacks_can_be_tuned_away(model):
     assert way_of(model) == "tfidf"
 
 
+def test_a_checkpoint_with_an_index_of_its_own_is_left_as_it_is(model):
+    index = open_index(model.parent.parent / "index")
+    place_index(index, model, "copy", ours=False, retrieval=Retrieval("dense"))
+    before = (model / "rag_index.json").read_text()
+    done = ok(*tune_words("--model_name_or_path", model, "--index", index.folder))
+    assert f"or takes --index {index.folder} --retrieval bm25." in done.out
+    assert done.out.rstrip().endswith(f"written to {index.folder}/manifest.json.")
+    assert (model / "rag_index.json").read_text() == before
+    assert load_rag(model, index=index.folder, retrieval="bm25")
+
+
 def test_an_index_of_words_is_tuned_without_an_encoder(tmp_path):
     folder = shutil.copytree(words_job() / "bare", tmp_path / "index")
     assert "bm25: written to" in ok(*tune_words("--index", folder, "--max_samples", 5)).out

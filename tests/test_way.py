@@ -51,6 +51,17 @@ def test_a_flag_that_says_the_same_keeps_what_was_tuned():
     assert choose_retrieval(index(16, ["tfidf"], HYBRID), "hybrid") == HYBRID
 
 
+def test_a_flag_takes_what_the_index_was_tuned_for_where_a_checkpoint_remembers_another_way():
+    mine = index(16, ["bm25", "tfidf"], HYBRID)
+    remembered = Retrieval("dense").data()
+    assert choose_retrieval(mine, "hybrid", remembered=remembered, place="M") == HYBRID
+    assert choose_retrieval(mine, remembered=remembered, place="M").way == "dense"
+    assert choose_retrieval(mine, "bm25", remembered=remembered, place="M").weight != 0.3
+    trained = Retrieval("dense", "bm25", prior=2.0).data()  # whose scale is of BM25's scores
+    found = choose_retrieval(mine, "hybrid", remembered=trained, place="M")
+    assert (found.kind, found.fusion, found.prior) == ("bm25", "rrf", 2.0)
+
+
 def test_a_hybrid_and_a_prior_take_the_words_that_there_are():
     remembered = Retrieval().data()  # from an index that had no words
     mine = index(16, ["tfidf"])

@@ -88,7 +88,13 @@ def main(argv: list[str]) -> int:
     if args.plot:
         plot_tuning(trials, best, args.metric, Path(args.plot))
     chosen = write_choice(index, best)
-    places = [str(index.folder / "manifest.json"), *_remember(args, chosen)]
+    places = [str(index.folder / "manifest.json")]
+    named = args.model_name_or_path
+    if named and _has_another_index(named, index):
+        beside = f"--index {index.folder} --retrieval {chosen.way}"
+        print(f"\n{named} goes on with an index of its own, or takes {beside}.")
+    else:
+        places += _remember(args, chosen)
     print(f"\n{chosen.describe()}: written to {' and '.join(places)}.")
     return 0
 
@@ -127,6 +133,14 @@ def _kinds(args: argparse.Namespace, index: "PassageIndex") -> tuple[str, ...]:
     if data and (now := retrieval_of(data, place)).prior:
         return (now.kind,)
     return LEXICAL
+
+
+def _has_another_index(model: str, index: "PassageIndex") -> bool:
+    """Whether a checkpoint comes with an index that is not this one, and may be unable to do so."""
+    from rag_finetune.rag.index_choice import own_index
+
+    own = own_index(model)
+    return own is not None and own.is_dir() and own.resolve() != index.folder.resolve()
 
 
 def _remember(args: argparse.Namespace, chosen: "Retrieval") -> list[str]:

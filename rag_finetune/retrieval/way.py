@@ -120,6 +120,9 @@ def choose_retrieval(
 ) -> Retrieval:
     """The way to search an index.
 
+    A checkpoint's memory wins over the index, and a flag over both; where the flag asks for another
+    way than is remembered, and the index was tuned for that, it is searched as it was tuned.
+
     Args:
         index: the opened index.
         way: what a flag says; None for nothing.
@@ -137,6 +140,10 @@ def choose_retrieval(
     elif manifest.retrieval:
         chosen = retrieval_of(manifest.retrieval, source)
     if way is not None and way != chosen.way:
+        tuned = retrieval_of(manifest.retrieval or default.data(), str(index.folder))
+        # A prior's scale is that of the scores by its words.
+        if tuned.way == way and (chosen.prior == 0.0 or chosen.lexical == tuned.lexical):
+            chosen = replace(tuned, prior=chosen.prior)
         # What goes with a hybrid was chosen for that; another way takes the words that there are.
         lexical = chosen.lexical if chosen.lexical in manifest.lexical else default.lexical
         chosen, source = replace(chosen, way=way, lexical=lexical), f"--retrieval {way}"
