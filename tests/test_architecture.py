@@ -33,6 +33,8 @@ COMES_WITH = {
     "packaging": "transformers",
 }
 
+WITHOUT_BEHAVIOUR = {"rag/decoded.py"}  # what decoding gives: names, and what they hold
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -93,6 +95,19 @@ def test_only_the_dense_index_imports_faiss():
 def test_a_file_holds_one_idea(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 300, f"{lines} lines: a file past 300 is two ideas"
+
+
+def test_a_file_has_its_tests():
+    missing = [
+        name_of(path)
+        for path in FILES
+        if not path.name.startswith("__") and name_of(path) not in WITHOUT_BEHAVIOUR
+        if not any(
+            (ROOT / "tests" / f"test_{before}{path.stem}.py").is_file()
+            for before in ("", f"{room_of(path)}_")
+        )
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -81,20 +81,3 @@ def test_a_forward_pass_retrieves_and_its_scores_teach_the_question_encoder(tmp_
     output.doc_scores[:, 0].sum().backward()
     grads = [p.grad for p in rag.model.question_encoder.parameters() if p.grad is not None]
     assert any(grad.abs().sum() > 0 for grad in grads)
-
-
-def test_a_prompt_holds_the_question_as_it_is_written(tmp_path):
-    rag = tiny_causal.tiny_causal(tmp_path)
-    texts = ["what is the house of <user> ?"]  # no word of the question encoder's tokenizer
-    tokens = tokenize_questions(rag, texts, 64)
-    ids, mask = tokens["input_ids"], tokens["attention_mask"]
-    found = retrieve(rag.model, rag.retriever, ids, mask, n_docs=1, questions=texts)
-    shown = rag.tokenizer.generator.decode(found.contexts.input_ids[0])
-    assert shown.endswith(f"// {texts[0]} /")
-
-
-def test_passages_that_are_none_are_left_out_of_a_joined_prompt(tmp_path):
-    rag = tiny_causal.tiny_causal(tmp_path, reading="joined")
-    docs = {"title": ["", ""], "text": ["ada has a dog", ""]}
-    ids, _ = rag.retriever.postprocess_docs([docs], ["who ?"], None, 2, "pt")
-    assert rag.tokenizer.generator.decode(ids[0]) == "[1] ada has a dog // who ? /"

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_rag
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import (
     RagRetriever,
     RagSequenceForGeneration,
@@ -282,14 +281,6 @@ def test_the_head_can_be_changed_on_loading(tmp_path):
     assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
-def test_model_is_loaded_for_inference_in_float32(tmp_path):
-    rag = tiny_rag.tiny_rag(tmp_path)
-    save_rag(rag.model.to(torch.bfloat16), rag.tokenizer, tmp_path / "half")
-    loaded = load_rag(tmp_path / "half", with_index=False)
-    assert not loaded.model.training and loaded.retriever is None
-    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
-
-
 def test_checkpoint_of_the_hub_keeps_its_generation_settings(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     rag = tiny_rag.tiny_rag(tmp_path, generation=SETTINGS)
@@ -533,37 +524,6 @@ def test_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path):
             load_rag(path)
 
 
-def test_folder_without_config_is_no_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config.json is missing. Make one with"):
-        load_rag(tmp_path)
-
-
-def test_another_model_is_no_checkpoint(job):
-    for name, found in (("generator", "bart"), ("question_encoder", "dpr")):
-        with pytest.raises(ValueError, match=rf'found model type "{found}".*rag-finetune assemble'):
-            load_rag(job / "parts" / name)
-
-
-def test_unknown_head_is_refused(bare):
-    with pytest.raises(ValueError, match='rag_sequence or rag_token, found "rag"'):
-        load_rag(bare, model_type="rag")
-    path = bare / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {"architectures": ["RagModel"]}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"Say which: --model_type rag_sequence or rag_token"):
-        load_rag(bare)
-    assert load_rag(bare, model_type="rag_token", with_index=False)
-
-
-def test_missing_weights_are_named_not_drawn(bare):
-    weights = load_file(bare / "model.safetensors")
-    removed = next(name for name in sorted(weights) if name.endswith("fc1.weight"))
-    del weights[removed]
-    save_file(weights, bare / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf'not the weights of a RAG model: 1 .*"{removed}"'):
-        load_rag(bare, with_index=False)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -583,10 +543,3 @@ def test_a_checkpoint_that_the_hub_does_not_give_is_named(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match="nobody/here: no such folder, nor to be had of the Hub"):
         load_rag("nobody/here", with_index=False)
-
-
-@pytest.mark.parametrize("name", ["question_encoder_tokenizer", "generator_tokenizer"])
-def test_a_tokenizer_that_is_gone_is_named_not_made_up(bare, name):
-    shutil.rmtree(bare / name)
-    with pytest.raises(ValueError, match=rf"{name}: no tokenizer that can be loaded"):
-        load_rag(bare, with_index=False)
