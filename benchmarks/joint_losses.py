@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--generator", default=str(STARTER))
     parser.add_argument("--scale", type=float, default=20, help="of inner products in p(z|x)")
+    parser.add_argument("--max_combined_length", type=int, default=300, help="tokens of a context")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--n_docs", type=int, default=5)
@@ -70,6 +71,7 @@ def start(args: argparse.Namespace) -> Path:
     if not (output / "assembled").is_dir():
         parts = ["--question_encoder", args.encoder, "--generator", args.generator]
         of = ["--index", output / "index", "--scale", args.scale, "--questions", questions]
+        of += ["--max_combined_length", args.max_combined_length]
         run("assemble", *parts, *of, "--output_dir", output / "assembled")
     return Path(output / "assembled")
 
@@ -111,7 +113,15 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on; written into the folder, which is for these alone."""
-    names = ("scale", "epochs", "batch_size", "n_docs", "learning_rate", "learning_rate_encoders")
+    names = (
+        "scale",
+        "max_combined_length",
+        "epochs",
+        "batch_size",
+        "n_docs",
+        "learning_rate",
+        "learning_rate_encoders",
+    )
     settings = {name: getattr(args, name) for name in (*names, "refresh_steps", "seed")}
     path = args.output_dir / "settings.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:

@@ -528,7 +528,7 @@ def test_an_unknown_key_of_a_recipe_names_the_nearest(tmp_path, key, nearest):
         (["--hub_always_push"], "cannot be used: only the finished model is uploaded."),
         (["--report_to", "wandb"], "pip install wandb"),
         (["--report_to", "nobody"], "nobody is not supported"),
-        (["--optim", "adamw_bnb_8bit"], "pip install -U bitsandbytes"),
+        (["--optim", "grokadamw"], "pip install grokadamw"),
         (["--lr_scheduler_kwargs", "{x"], "Expecting property name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

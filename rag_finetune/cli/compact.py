@@ -6,8 +6,8 @@ from rag_finetune.cli.index import index_summary
 from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.cli.update import require_one_process
 
-EPILOG = """Nothing is encoded. Only HNSW and IVF types keep what is gone; `update` says when it is
-time."""
+EPILOG = """Nothing is encoded. Only HNSW, and types that are refined by whole vectors (…,RFlat),
+keep what is gone, and IVF the lists that it learnt; `update` says when it is time."""
 
 
 def make_compact_parser() -> argparse.ArgumentParser:
