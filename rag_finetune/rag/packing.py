@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rag_finetune.encoders.encode import evaluation_mode
 
@@ -39,19 +40,22 @@ def lay_out(sequences: Sequence[Tensor], *, packed: bool) -> Layout:
     lengths = [len(sequence) for sequence in sequences]
     width, device = max(lengths), sequences[0].device
     rows = first_fit(lengths) if packed else [[at] for at in range(len(lengths))]
-    ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-    positions, mask, starts = torch.zeros_like(ids), torch.zeros_like(ids), [0] * len(lengths)
+    starts = [0] * len(lengths)
     for row, held in enumerate(rows):
-        place = 0
+        place = row * width
         for at in held:
-            end = place + lengths[at]
-            ids[row, place:end] = sequences[at]
-            positions[row, place:end] = torch.arange(lengths[at], device=device)
-            mask[row, place:end] = 1
-            starts[at], place = row * width + place, end
-        positions[row, place:] = torch.arange(width - place, device=device)
-    more = {"position_ids": positions} if packed else {"attention_mask": mask}
-    return Layout({"input_ids": ids, **more}, starts)
+            starts[at], place = place, place + lengths[at]
+    joined = [torch.cat([sequences[at] for at in held]) for held in rows]
+    inputs = {"input_ids": pad_sequence(joined, batch_first=True)}
+    if packed:  # what is left of a row is a sequence of its own, too
+        parts = [[lengths[at] for at in held] for held in rows]
+        parts = [[*part, width - sum(part)] for part in parts]
+        positions = [torch.cat([torch.arange(length) for length in part]) for part in parts]
+        inputs["position_ids"] = torch.stack(positions).to(device)
+    else:
+        real = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
+        inputs["attention_mask"] = real.long().to(device)
+    return Layout(inputs, starts)
 
 
 def first_fit(lengths: Sequence[int]) -> list[list[int]]:

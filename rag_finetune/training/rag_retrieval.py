@@ -80,11 +80,12 @@ class RagRetrieval(RagSaver):
     ) -> tuple[Any, Tensor]:
         """The model's outputs on a batch, logits left out, and its doc_scores, shape (batch, K)."""
         given: dict[str, Any]
-        contexts, n_docs = self._contexts_of(inputs), self.retriever.n_docs
-        asked = None if contexts is not None else self._texts_of(inputs)
+        contexts = self._contexts_of(inputs)
         if contexts is not None:
-            given, n_docs = contexts.as_inputs(labels.device), contexts.doc_scores.shape[1]
+            asked, n_docs = None, contexts.doc_scores.shape[1]
+            given = contexts.as_inputs(labels.device)
         else:
+            asked, n_docs = self._texts_of(inputs), self.retriever.n_docs
             given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             given["output_retrieved"] = True
         with self.target_losses.watch():
