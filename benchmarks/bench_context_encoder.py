@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import command
 
 ROOT = Path(__file__).resolve().parents[1]
 ELEMENTS, STARTER = ROOT / "data" / "elements", ROOT / "data" / "starter"
@@ -46,15 +47,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(*words: object) -> None:
-    """Run a command of rag-finetune."""
-    from rag_finetune.__main__ import main
-
-    code = main([str(word) for word in words])
-    if code:
-        raise SystemExit(code)
-
-
 def damage(folder: Path, noise: float, seed: int) -> None:
     """Save the starter's context encoder with noise: so many deviations of each tensor's own."""
     from rag_finetune.encoders.load import load_context_encoder
@@ -73,7 +65,9 @@ def index(encoder: Path, folder: Path) -> None:
     """Encode the passages, if that is not done."""
     if not folder.is_dir():
         passages = ELEMENTS / "passages.tsv"
-        run("index", "--passages", passages, "--context_encoder", encoder, "--output_dir", folder)
+        command(
+            "index", "--passages", passages, "--context_encoder", encoder, "--output_dir", folder
+        )
 
 
 def figures(folder: Path, args: argparse.Namespace, *words: object) -> dict[str, float]:
@@ -81,7 +75,7 @@ def figures(folder: Path, args: argparse.Namespace, *words: object) -> dict[str,
     if not (folder / "metrics.json").is_file():
         limit = ["--max_eval_samples", args.max_eval_samples] if args.max_eval_samples else []
         test = ["--eval_file", ELEMENTS / "test.json", "--batch_size", 32, *limit]
-        run("evaluate", *words, *test, "--output_dir", folder)
+        command("evaluate", *words, *test, "--output_dir", folder)
     found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {name: round(found[name], 4) for name in ("recall@5", "exact_match") if name in found}
 
@@ -104,7 +98,7 @@ def damaged_start(args: argparse.Namespace) -> dict[str, Any]:
     if not checkpoint.is_dir():
         parts = ["--question_encoder", questions, "--generator", STARTER / "generator"]
         of = ["--index", folder / "index", "--questions", ELEMENTS / "train.json"]
-        run("assemble", *parts, *of, "--output_dir", checkpoint)
+        command("assemble", *parts, *of, "--output_dir", checkpoint)
     return start | {"damaged": found, "noise": noise, "checkpoint": checkpoint}
 
 
@@ -116,7 +110,7 @@ def train(way: str, checkpoint: Path, args: argparse.Namespace) -> dict[str, Any
         refresh = ["--index_refresh", args.index_refresh]
         refresh += ["--index_refresh_steps", args.refresh_steps]
     if not (folder / "train_results.json").is_file():
-        run(
+        command(
             *("train", "--model_name_or_path", checkpoint, "--output_dir", folder),
             *("--train_file", ELEMENTS / "train.json", "--validation_split", 0),
             *("--trainable", *WAYS[way], *refresh),

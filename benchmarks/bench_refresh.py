@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import side_by_side
+from side_by_side import command
 from transformers import TrainerCallback
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,19 +70,18 @@ class Clock(TrainerCallback):
 
 def joined(output: Path) -> tuple[str, str]:
     """The starter's networks with an index of the elements."""
-    from rag_finetune.__main__ import main
-
-    commands: list[list[Any]] = [
-        ["index", "--passages", ELEMENTS / "passages.tsv", "--output_dir", output / "index"],
-        ["assemble", "--generator", STARTER / "generator", "--index", output / "index"],
+    index, assembled = output / "index", output / "assembled"
+    of = ["--passages", ELEMENTS / "passages.tsv", "--output_dir", index]
+    command("index", *of, "--context_encoder", STARTER / "context_encoder")
+    parts = [
+        "--question_encoder",
+        STARTER / "question_encoder",
+        "--generator",
+        STARTER / "generator",
     ]
-    commands[0] += ["--context_encoder", STARTER / "context_encoder"]
-    commands[1] += ["--question_encoder", STARTER / "question_encoder"]
-    commands[1] += ["--output_dir", output / "assembled", "--questions", ELEMENTS / "train.json"]
-    for words in commands:
-        if main([str(word) for word in words]):
-            raise SystemExit(1)
-    return str(output / "assembled"), str(output / "index")
+    of = ["--index", index, "--questions", ELEMENTS / "train.json", "--output_dir", assembled]
+    command("assemble", *parts, *of)
+    return str(assembled), str(index)
 
 
 def main() -> None:

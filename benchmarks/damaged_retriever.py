@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import command
 
-from rag_finetune.__main__ import main as rag_finetune
 from rag_finetune.data.qa import load_questions
 from rag_finetune.encoders.load import load_question_encoder
 from rag_finetune.encoders.text_encoder import TextEncoder
@@ -80,13 +80,6 @@ def figures(encoder: TextEncoder, index: PassageIndex, questions: Any) -> dict[s
     """Retrieval on questions."""
     found = evaluate_retrieval(encoder, index, questions).metrics
     return {name: round(found[name], 4) for name in FIGURES}
-
-
-def command(*words: object) -> None:
-    """Run one of our commands; leave where it fails."""
-    code = rag_finetune([str(word) for word in words])
-    if code:
-        raise SystemExit(code)
 
 
 def main(argv: list[str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import side_by_side
+from side_by_side import command
 
 STARTER = Path(__file__).resolve().parents[1] / "data" / "starter" / "generator"
 FIGURES = ("recall@1", "recall@5", "recall@20", "mrr@10")
@@ -53,26 +54,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(*words: object) -> None:
-    """Run a command of rag-finetune."""
-    from rag_finetune.__main__ import main
-
-    code = main([str(word) for word in words])
-    if code:
-        raise SystemExit(code)
-
-
 def start(args: argparse.Namespace) -> Path:
     """The model that all begin with, and its index, made if they are not there."""
     output, questions = args.output_dir, args.data / "train.json"
     if not (output / "index").is_dir():
         of = ["--passages", args.data / "passages.tsv", "--passage_words", 0]
-        run("index", *of, "--context_encoder", args.encoder, "--output_dir", output / "index")
+        command("index", *of, "--context_encoder", args.encoder, "--output_dir", output / "index")
     if not (output / "assembled").is_dir():
         parts = ["--question_encoder", args.encoder, "--generator", args.generator]
         of = ["--index", output / "index", "--scale", args.scale, "--questions", questions]
         of += ["--max_combined_length", args.max_combined_length]
-        run("assemble", *parts, *of, "--output_dir", output / "assembled")
+        command("assemble", *parts, *of, "--output_dir", output / "assembled")
     return Path(output / "assembled")
 
 
@@ -89,7 +81,7 @@ def train(way: str, args: argparse.Namespace) -> tuple[Path, float]:
     results = folder / "train_results.json"
     if not results.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what was not finished
-        run(
+        command(
             *("train", "--model_name_or_path", args.output_dir / "assembled"),
             *("--index", args.output_dir / "index", "--output_dir", folder, *more),
             *("--train_file", args.data / "train.json", "--validation_split", 0),
@@ -106,7 +98,7 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     output = folder.with_name(f"{folder.name}_figures")
     if not (output / "metrics.json").is_file():
         of = ["--eval_file", args.data / "dev.json", "--retrieval_only"]
-        run("evaluate", "--model_name_or_path", folder, *of, "--output_dir", output)
+        command("evaluate", "--model_name_or_path", folder, *of, "--output_dir", output)
     found = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     return {name: round(found[name], 4) for name in FIGURES}
 

@@ -55,6 +55,15 @@ def use_threads(count: int | None) -> None:
     torch.set_num_threads(count or len(os.sched_getaffinity(0)))
 
 
+def command(*words: object) -> None:
+    """Run a command of rag-finetune; end where it fails."""
+    from rag_finetune.__main__ import main
+
+    code = main([str(word) for word in words])
+    if code:
+        raise SystemExit(code)
+
+
 # ---- Time ----
 
 
