@@ -336,10 +336,7 @@ def test_failure_while_saving_leaves_the_old_files(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Path:
     """A folder with an index and a checkpoint without one, which tests leave as they are."""
-    folder = tmp_path_factory.mktemp("job")
-    rag = tiny_rag.tiny_rag(folder)
-    save_rag(rag.model, rag.tokenizer, folder / "bare")
-    return folder
+    return tiny_rag.bare_rag(tmp_path_factory.mktemp("job"))
 
 
 @pytest.fixture

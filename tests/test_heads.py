@@ -18,10 +18,7 @@ from rag_finetune.rag.heads import load_head, require_heads, set_generation_conf
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Path:
     """A folder with a checkpoint without an index, which tests leave as they are."""
-    folder = tmp_path_factory.mktemp("heads")
-    rag = tiny_rag.tiny_rag(folder)
-    save_rag(rag.model, rag.tokenizer, folder / "bare")
-    return folder
+    return tiny_rag.bare_rag(tmp_path_factory.mktemp("heads"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tiny_rag
 import torch
-from tiny_training import SHORT
+from tiny_training import SHORT, weights
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -124,3 +124,16 @@ def train_causal(folder: Path, rag: Rag | None = None, *, eval_questions=None, *
     trainer = CausalRagTrainer(rag, args, tiny_rag.questions(16), eval_questions)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def finished_adapters(trainer: CausalRagTrainer, start: dict) -> dict:
+    """Finish a run in which adapters alone may learn; the generator's weights as they are saved.
+
+    They have the names of those that it began with.
+    """
+    for name, parameter in trainer.rag.model.generator.named_parameters():
+        assert ("lora_" in name) is parameter.requires_grad, name
+    trainer.finish({})
+    saved = weights(load_rag(trainer.args.output_dir).model.generator)
+    assert saved.keys() == start.keys()
+    return saved

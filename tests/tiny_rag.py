@@ -25,7 +25,7 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.build import build_index
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.rag.assemble import assemble_rag
-from rag_finetune.rag.checkpoint import Rag, load_rag
+from rag_finetune.rag.checkpoint import Rag, load_rag, save_rag
 
 COLOURS = "red blue green black white grey brown pink".split()
 NAMES = (
@@ -255,3 +255,10 @@ def publish(folder: str | Path, name: str, cache: Path) -> None:
     shutil.copytree(folder, repository / "snapshots" / HUB_COMMIT)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(HUB_COMMIT, encoding="utf-8")
+
+
+def bare_rag(folder: Path) -> Path:
+    """A checkpoint without an index in folder/bare, of what `tiny_rag` makes; the folder."""
+    rag = tiny_rag(folder)
+    save_rag(rag.model, rag.tokenizer, folder / "bare")
+    return folder
