@@ -63,8 +63,7 @@ def test_a_step_lowers_the_loss_of_its_batch(made, shown):
     batch, _ = shown
     torch.manual_seed(0)
     starter = AutoModelForSeq2SeqLM.from_pretrained(test_starter.STARTER / "generator")
-    table = starter.get_input_embeddings().weight.detach().float()
-    model = made["decoder"].new_decoder(table)
+    model = made["decoder"].decoder_from(starter.float())
     guide = made["decoder"].DecoderGuide(model)
     optimizer = torch.optim.SGD([*model.parameters(), *guide.parameters()], lr=0.02)
     found = []
@@ -73,6 +72,20 @@ def test_a_step_lowers_the_loss_of_its_batch(made, shown):
         optimizer.step()
         optimizer.zero_grad()
     assert all(found[1][name] < found[0][name] for name in ("loss", "pointing", "finding"))
+
+
+def test_it_begins_with_what_the_starter_knows(made):
+    starter = AutoModelForSeq2SeqLM.from_pretrained(test_starter.STARTER / "generator").float()
+    model = made["decoder"].decoder_from(starter)
+    ids = torch.tensor([[2, 700, 31, 5]])
+    states = model.model(ids, output_hidden_states=True).hidden_states
+    encoder = starter.model.encoder
+    mask = torch.full((4, 4), -torch.inf).triu(1)[None, None]
+    wanted = encoder.layernorm_embedding(encoder.embed_tokens(ids) + encoder.embed_positions(ids))
+    assert torch.allclose(states[1], wanted, atol=1e-3)
+    for place, layer in enumerate(encoder.layers, start=2):
+        wanted = layer(wanted, mask)
+        assert torch.allclose(states[place], wanted, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -1,15 +1,10 @@
-"""An untrained decoder-only generator with a head start, and what is shown to it while it learns.
-
-As in `networks.py`, positions are sinusoids in dimensions of their own; some heads start by looking
-at the token before, and others by going on where what they look for stood. The embeddings of tokens
-are those of the starter's generator.
-"""
+"""A decoder-only generator that begins with the starter's weights, and what it is shown."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from networks import WIDTH, hand_on, look_aside, separate_positions
+from networks import WIDTH
 from tokenizer import END, MAX_LENGTH, PAD
 from tokenizers import normalizers
 from torch import Tensor, nn
@@ -20,8 +15,6 @@ from rag_finetune.rag.prompts import PromptWriter
 
 # The question stands before the passage too: only what follows it can be read for it.
 TEMPLATE = "{question}\n{passage}\n{question} //"
-LAYERS = 6
-GO_ON = (2, 5)  # layers whose first head goes on where what the first layer saw stood
 
 
 def decoder_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -31,21 +24,28 @@ def decoder_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizer
     return tokenizer
 
 
-def new_decoder(embeddings: Tensor) -> Any:
-    """An OPT whose norms stand behind its layers; `embeddings` of tokens, shape (tokens, WIDTH)."""
+def decoder_from(starter: Any) -> Any:
+    """A decoder-only network that begins with the weights of a BART: an OPT, norms behind layers.
+
+    Its first layer adds nothing at first and normalises as BART's encoder does its embeddings; then
+    come the layers of the encoder, and those of the decoder without their self-attention, in which
+    attention reads what the layers before made of the passage. So it knows already what to look
+    for, and learns to do so from what stands before a token alone.
+    """
+    encoder, decoder = starter.model.encoder, starter.model.decoder
     model = OPTForCausalLM(
         OPTConfig(
-            vocab_size=len(embeddings),
+            vocab_size=starter.config.vocab_size,
             hidden_size=WIDTH,
             word_embed_proj_dim=WIDTH,
-            num_hidden_layers=LAYERS,
-            ffn_dim=2 * WIDTH,
-            num_attention_heads=4,
+            num_hidden_layers=1 + len(encoder.layers) + len(decoder.layers),
+            ffn_dim=starter.config.encoder_ffn_dim,
+            num_attention_heads=starter.config.encoder_attention_heads,
             max_position_embeddings=MAX_LENGTH,
             do_layer_norm_before=False,
             dropout=0.0,
             attention_dropout=0.0,
-            activation_function="relu",
+            activation_function=starter.config.activation_function,
             bos_token_id=0,
             pad_token_id=PAD,
             eos_token_id=END,
@@ -55,22 +55,21 @@ def new_decoder(embeddings: Tensor) -> Any:
     model.generation_config = GenerationConfig(
         bos_token_id=0, pad_token_id=PAD, eos_token_id=END, max_new_tokens=48
     )
-    decoder = model.model.decoder
+    own = model.model.decoder
+    first, *rest = own.layers
     with torch.no_grad():
-        decoder.embed_tokens.weight.copy_(embeddings)
-        separate_positions(decoder.embed_tokens.weight, decoder.embed_positions.weight)
-        for layer in decoder.layers:  # looks for what is like itself
-            attention = layer.self_attn
-            attention.q_proj.weight.normal_(0, WIDTH**-0.5)
-            attention.k_proj.weight.copy_(attention.q_proj.weight)
-            hand_on(attention.v_proj, attention.out_proj, 0.5)
-        behind = decoder.layers[0].self_attn
-        look_aside(behind.q_proj, behind.k_proj, behind.v_proj, behind.out_proj, (-1, -2))
-        rows = slice(0, WIDTH // 4)
-        for place in GO_ON:  # looks for what had the same token before it
-            go_on = decoder.layers[place].self_attn
-            go_on.q_proj.weight[rows] = 2 * behind.v_proj.weight[rows]
-            go_on.k_proj.weight[rows] = 2 * behind.out_proj.weight[:, rows].T
+        own.embed_tokens.weight.copy_(starter.get_input_embeddings().weight)
+        own.embed_positions.weight.copy_(encoder.embed_positions.weight)
+        for parameter in (*first.self_attn.out_proj.parameters(), *first.fc2.parameters()):
+            parameter.zero_()
+    first.final_layer_norm.load_state_dict(encoder.layernorm_embedding.state_dict())
+    for layer, source in zip(rest, [*encoder.layers, *decoder.layers], strict=True):
+        reading = "encoder_attn" if hasattr(source, "encoder_attn") else "self_attn"
+        for name in ("fc1", "fc2", "final_layer_norm"):
+            getattr(layer, name).load_state_dict(getattr(source, name).state_dict())
+        for name in ("self_attn", "self_attn_layer_norm"):
+            weights = getattr(source, name.replace("self_attn", reading)).state_dict()
+            getattr(layer, name).load_state_dict(weights)
     return model
 
 

@@ -3,7 +3,7 @@
     python data/starter/train_decoder.py OUTPUT
 
 Writes OUTPUT/decoder, which `rag-finetune train-causal --generator` takes. It begins with the
-embeddings of the starter's generator and has that one's tokens. What it has learnt so far stands in
+weights of the starter's generator and has that one's tokens. What it has learnt so far stands in
 OUTPUT/decoder.unfinished; a run that was stopped goes on from OUTPUT/decoder.state.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder import TEMPLATE, Batch, DecoderGuide, batches, decoder_tokenizer, new_decoder
+from decoder import TEMPLATE, Batch, DecoderGuide, batches, decoder_tokenizer, decoder_from
 from networks import parameters_of, say
 from reading import FINDING, POINTING, reading_examples
 from rounds import Stage
@@ -36,14 +36,12 @@ from rag_finetune.rag.prompts import PromptWriter
 
 SEED = 40
 STARTER = Path(__file__).resolve().parent / "generator"
-LEARNING_RATE = 1.5e-3
+LEARNING_RATE = 1e-3
 SAVED_EVERY = 250  # steps
 STAGES = (
-    Stage(800, 32, 5, 14, irrelevant=0.02, continued=0.2),
-    Stage(3000, 24, 8, 40, irrelevant=0.02, continued=0.05, wide=True),
-    Stage(9000, 16, 10, 100, irrelevant=0.05, labels=0.15, wide=True),
+    Stage(600, 24, 10, 60, irrelevant=0.05, labels=0.15, wide=True),
     Stage(
-        5000, 16, 30, 140, 0.25, labels=0.15, crowded=True, wide=True, contrasts=0.3, silence=0.3
+        3400, 16, 30, 140, 0.35, labels=0.15, crowded=True, wide=True, contrasts=0.35, silence=0.5
     ),
 )
 
@@ -66,7 +64,7 @@ def train(output: Path, stages: Sequence[Stage] = STAGES, seed: int = SEED) -> N
     starter: Any = AutoModelForSeq2SeqLM.from_pretrained(STARTER, dtype=torch.float32)
     tokenizer = decoder_tokenizer(AutoTokenizer.from_pretrained(STARTER))
     writer = PromptWriter(tokenizer, PromptTemplate(TEMPLATE))
-    model = new_decoder(starter.get_input_embeddings().weight.detach())
+    model = decoder_from(starter)
     guide = DecoderGuide(model)
     say(f"decoder: {parameters_of(model):,} parameters")
     weights = [*model.parameters(), *guide.parameters()]
