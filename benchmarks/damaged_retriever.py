@@ -10,10 +10,16 @@ generator is held against its bits from before. The last line is JSON.
 What follows -- goes to `rag-finetune train` and wins over what stands here, as in
 
     python benchmarks/damaged_retriever.py --output_dir runs/damaged -- --retriever_loss emdr2
+
+--decoder names a decoder-only generator to judge in place of the starter's. With --fedrag_python,
+the Python of an environment that has FedRAG, that package's trainer gets the same parts to train
+on (`fedrag_retriever.py`).
 """
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +27,7 @@ from typing import Any
 
 import torch
 from side_by_side import command
+from transformers import BertConfig, BertModel
 
 from rag_finetune.data.qa import load_questions
 from rag_finetune.encoders.load import load_question_encoder
@@ -34,9 +41,8 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 FIGURES = ("recall@1", "recall@5", "recall@10", "mrr@10", "distinct_passages", "doc_entropy")
 TRAINING = """
 --trainable question_encoder --retriever_loss lsr --lsr_direction lm_retriever --likelihood_weight 0
---n_docs 20 --max_steps 300 --per_device_train_batch_size 8 --learning_rate 5e-4 --warmup_steps 20
---max_target_length 48 --logging_steps 20 --eval_strategy no --save_strategy no --probe false
---disable_tqdm true --report_to none
+--warmup_steps 20 --max_target_length 48 --logging_steps 20 --eval_strategy no --save_strategy no
+--probe false --disable_tqdm true --report_to none
 """
 
 
@@ -51,6 +57,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--below", type=float, default=0.6, help="recall@5 of the damaged encoder")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--decoder", help="a decoder-only generator, to judge passages")
+    parser.add_argument("--prompt_template", help="its prompt")
+    parser.add_argument("--fedrag_python", help="train by FedRAG: its environment's Python")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--n_docs", type=int, default=20)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
     return parser
 
 
@@ -82,10 +95,84 @@ def figures(encoder: TextEncoder, index: PassageIndex, questions: Any) -> dict[s
     return {name: round(found[name], 4) for name in FIGURES}
 
 
+def train(args: Any, training: list[str], index: PassageIndex, test: Any) -> dict[str, Any]:
+    """Mend the question encoder in --output_dir; seconds, figures, and whether it moved alone."""
+    output, generator = Path(args.output_dir), args.decoder or Path(args.starter) / "generator"
+    more = ["--prompt_template", args.prompt_template] if args.prompt_template else []
+    command(
+        *("assemble", "--question_encoder", output / "question_encoder", "--generator", generator),
+        *("--index", output / "index", "--output_dir", output / "assembled", *more),
+        *([] if args.decoder else ["--questions", Path(args.data) / "train.json"]),
+    )
+    started = time.perf_counter()
+    command(
+        *(("train-causal" if args.decoder else "train"), "--index", output / "index"),
+        *("--model_name_or_path", output / "assembled", "--output_dir", output / "model"),
+        *("--train_file", Path(args.data) / "train.json", "--max_steps", args.steps),
+        *("--per_device_train_batch_size", args.batch_size, "--n_docs", args.n_docs),
+        *("--learning_rate", args.learning_rate, *TRAINING.split(), *training),
+    )
+    report: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 1)}
+    before = load_rag(output / "assembled", with_index=False).model.generator.state_dict()
+    trained = load_rag(output / "model")
+    report["trained"] = figures(question_encoder_of(trained, 128), index, test)
+    after = trained.model.generator.state_dict()
+    report["generator_untouched"] = all(torch.equal(before[name], after[name]) for name in before)
+    return report
+
+
+def name_tokenizer_as_before(folder: Path) -> None:
+    """Give a tokenizer's class the name that Transformers 4 knows it by."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def train_fedrag(args: Any, encoder: TextEncoder, index: PassageIndex) -> dict[str, Any]:
+    """Train a DPR question encoder in place by FedRAG; seconds, and how many tensors moved."""
+    folder, network = Path(args.output_dir) / "fedrag", encoder.model
+    bert: Any = network.question_encoder.bert_model
+    plain = BertModel(BertConfig(**bert.config.to_dict()), add_pooling_layer=False)
+    plain.load_state_dict(bert.state_dict())
+    plain.save_pretrained(folder / "encoder")  # that of a DPR calls itself a DPR
+    encoder.tokenizer.save_pretrained(folder / "encoder")
+    shutil.copytree(args.decoder, folder / "generator")
+    for part in ("encoder", "generator"):
+        name_tokenizer_as_before(folder / part)
+    questions = load_questions(Path(args.data) / "train.json")
+    names = ("steps", "batch_size", "n_docs", "learning_rate")
+    settings = {name: getattr(args, name) for name in names} | {
+        "generator": str(folder / "generator")
+    }
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    files = {
+        "passages": [
+            {"id": p["id"], "text": f"{p['title']}\n{p['text']}", "vector": p["embeddings"]}
+            for p in index.passages
+        ],
+        "questions": [{"query": q["question"], "response": q["answers"][0]} for q in questions],
+    }
+    for name, rows in files.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    script = Path(__file__).with_name("fedrag_retriever.py")
+    subprocess.run([args.fedrag_python, str(script), str(folder)], check=True)
+    trained = torch.load(folder / "trained.pt", weights_only=True)
+    before = bert.state_dict()
+    moved = sum(not torch.equal(before[name], trained[name]) for name in before)
+    bert.load_state_dict({name: trained[name] for name in before})  # a new pooler stays behind
+    report: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return report | {"tensors_moved": f"{moved} of {len(before)}"}
+
+
 def main(argv: list[str]) -> None:
     """Damage, train, measure."""
     end = argv.index("--") if "--" in argv else len(argv)
-    args, training = make_parser().parse_args(argv[:end]), argv[end + 1 :]
+    parser, training = make_parser(), argv[end + 1 :]
+    args = parser.parse_args(argv[:end])
+    if args.fedrag_python and not args.decoder:
+        parser.error("FedRAG takes a decoder-only generator: --decoder FOLDER.")
     output, starter, data = Path(args.output_dir), Path(args.starter), Path(args.data)
     output.mkdir(parents=True)
     command(
@@ -98,25 +185,12 @@ def main(argv: list[str]) -> None:
     report["sound"] = figures(encoder, index, test)
     report["noise"] = round(damage(encoder, index, test, args.below, args.seed), 2)
     report["damaged"] = figures(encoder, index, test)
-    encoder.save(output / "question_encoder")
-    command(
-        *("assemble", "--question_encoder", output / "question_encoder", "--generator"),
-        *(starter / "generator", "--index", output / "index", "--output_dir", output / "assembled"),
-        *("--questions", data / "train.json"),
-    )
-    started = time.perf_counter()
-    command(
-        *("train", "--model_name_or_path", output / "assembled", "--index", output / "index"),
-        *("--train_file", data / "train.json", "--output_dir", output / "model"),
-        *TRAINING.split(),
-        *training,
-    )
-    report["seconds"] = round(time.perf_counter() - started, 1)
-    before = load_rag(output / "assembled", with_index=False).model.generator.state_dict()
-    trained = load_rag(output / "model")
-    report["trained"] = figures(question_encoder_of(trained, 128), index, test)
-    after = trained.model.generator.state_dict()
-    report["generator_untouched"] = all(torch.equal(before[name], after[name]) for name in before)
+    if args.fedrag_python:
+        report |= train_fedrag(args, encoder, index)
+        report["trained"] = figures(encoder, index, test)
+    else:
+        encoder.save(output / "question_encoder")
+        report |= train(args, training, index, test)
     print(json.dumps(report))
 
 

@@ -1,11 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import tiny_encoders
 import tiny_rag
 import torch
 from tiny_reranker import save_reranker
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, BlenderbotSmallConfig
 
+from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.retrieval.rerank import fit_logits, load_reranker, passage_text
 
 FACTS = tiny_rag.facts()
@@ -96,6 +99,34 @@ def test_a_bare_network_gets_a_head_to_be_trained(tmp_path):
     reranker = load_reranker(tiny_encoders.save_bare(tmp_path / "bare"), new_head=True)
     assert reranker.model.config.num_labels == 1
     assert reranker.score(PAIRS).shape == (len(PAIRS),)
+
+
+@pytest.mark.parametrize("load", [load_question_encoder, load_context_encoder])
+def test_encoders_that_we_left_get_a_head_too(tmp_path, load):
+    bare = tiny_encoders.save_bare(tmp_path / "bare")
+    for pooling in ("cls", "mean"):  # a DPR model, a PooledEncoder
+        encoder = load(bare, pooling=pooling)
+        encoder.save(tmp_path / pooling)
+        kind = json.loads((tmp_path / pooling / "config.json").read_text())["model_type"]
+        assert (kind == "dpr") == (pooling == "cls")
+        reranker = load_reranker(str(tmp_path / pooling), new_head=True)
+        assert reranker.model.config.num_labels == 1
+        wanted = AutoModel.from_pretrained(bare).state_dict()
+        found = reranker.model.base_model.state_dict()
+        same = [name for name in wanted if torch.equal(wanted[name], found[name])]
+        assert {*wanted} - {*same} <= {"pooler.dense.weight", "pooler.dense.bias"}
+        reranker.model.save_pretrained(tmp_path / f"{pooling}_reranker")
+        reranker.tokenizer.save_pretrained(tmp_path / f"{pooling}_reranker")
+        again = load_reranker(str(tmp_path / f"{pooling}_reranker"))
+        assert again.score(PAIRS).tolist() == pytest.approx(reranker.score(PAIRS).tolist())
+        with pytest.raises(ValueError, match="expected a cross-encoder"):
+            load_reranker(str(tmp_path / pooling))
+
+
+def test_a_kind_of_network_that_has_no_classifier_is_refused_in_one_line(tmp_path):
+    BlenderbotSmallConfig(architectures=["BlenderbotSmallModel"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r'"blenderbot-small" cannot be a cross-encoder\. Give an'):
+        load_reranker(str(tmp_path), new_head=True)
 
 
 def test_weights_without_a_classifier_are_refused(folders, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder import TEMPLATE, Batch, DecoderGuide, batches, decoder_tokenizer, decoder_from
+from decoder import TEMPLATE, Batch, DecoderGuide, batches, decoder_from, decoder_tokenizer
 from networks import parameters_of, say
 from reading import FINDING, POINTING, reading_examples
 from rounds import Stage

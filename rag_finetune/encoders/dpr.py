@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import DPRConfig, PreTrainedModel
+from transformers import BertConfig, BertModel, DPRConfig, PreTrainedModel
 
 from rag_finetune.encoders.pooled import PooledEncoder, require_scale
 
@@ -31,6 +31,15 @@ def dpr_from_bert(bert: Any, model_class: Any, pad_token_id: int | None) -> PreT
     weights = {name: tensor for name, tensor in bert.state_dict().items() if "pooler." not in name}
     encoder_of(model).bert_model.load_state_dict(weights, assign=True)
     return model
+
+
+def bert_from_dpr(model: PreTrainedModel) -> BertModel:
+    """The BERT within a DPR encoder, as a model of its own without a pooler; weights are shared."""
+    shared = {name: getattr(model.config, name) for name in _SHARED}
+    config = BertConfig(**shared, pad_token_id=model.config.pad_token_id)
+    bert = BertModel(config, add_pooling_layer=False)
+    bert.load_state_dict(encoder_of(model).bert_model.state_dict(), assign=True)
+    return bert
 
 
 def encoder_of(model: Any) -> Any:

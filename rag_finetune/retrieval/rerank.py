@@ -9,15 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import tqdm
 
+from rag_finetune.encoders.dpr import bert_from_dpr
 from rag_finetune.encoders.encode import evaluation_mode, length_batches
-from rag_finetune.encoders.load import require_source
+from rag_finetune.encoders.load import (
+    load_context_encoder,
+    load_question_encoder,
+    require_source,
+)
 from rag_finetune.encoders.network import load_config, load_tokenizer, usable_positions
+from rag_finetune.encoders.pooled import PooledEncoderConfig, register
 
 MAX_LENGTH = 512
 PAIRS_PER_BLOCK = 4096  # tokenised together
@@ -136,24 +143,56 @@ def load_reranker(name: str, *, max_length: int | None = None, new_head: bool = 
     Args:
         name: a folder or a Hub name.
         max_length: tokens of question and passage together; None for the model's most, up to 512.
-        new_head: a network without a classifier gets a new one, of one logit, to be trained.
+        new_head: a network without a classifier, which may be an encoder that
+            `load_question_encoder` or `load_context_encoder` takes, gets a new one, of one logit,
+            to be trained.
 
     Raises:
-        ValueError: it is no sequence classifier with one or two logits, or has no weights for its
-            classifier and may not get new ones.
+        ValueError: it is no sequence classifier with one or two logits and can be none, or has no
+            weights for its classifier and may not get new ones.
         OSError: the folder or name cannot be read.
     """
+    register()
     require_source(name)
     config = load_config(name)
     trained = any("SequenceClassification" in kind for kind in config.architectures or [])
-    if new_head and not trained:
-        config.num_labels = 1
     if not new_head and not trained:
         raise ValueError(
             f"{name}: expected a cross-encoder (a model ForSequenceClassification), found "
             f"{', '.join(config.architectures or ['a model of no known kind'])}. Give another, or "
             "train one: rag-finetune train-reranker."
         )
+    if config.model_type in ("dpr", PooledEncoderConfig.model_type):
+        model = _around_encoder(name, config)
+    else:
+        model = _load_classifier(name, config, trained, new_head)
+    tokenizer = load_tokenizer(name)
+    limit = min(usable_positions(model), tokenizer.model_max_length)
+    if max_length is not None and not 8 <= max_length <= limit:
+        raise ValueError(f"{name}: max_length must be from 8 to {limit}, found {max_length}.")
+    label = Path(name).name if Path(name).is_dir() else name
+    return Reranker(model.eval(), tokenizer, max_length or min(limit, MAX_LENGTH), label)
+
+
+def _around_encoder(name: str, config: Any) -> PreTrainedModel:
+    """A classifier with one new logit around the network of a DPR or `PooledEncoder`."""
+    of_contexts = "DPRContextEncoder" in (config.architectures or [])
+    load = load_context_encoder if of_contexts else load_question_encoder
+    network: Any = load(name).model
+    inner = bert_from_dpr(network) if config.model_type == "dpr" else network.inner
+    _require_classifier(name, inner.config)
+    inner.config.num_labels = 1
+    model: Any = AutoModelForSequenceClassification.from_config(inner.config, dtype=torch.float32)
+    missing, unexpected = model.base_model.load_state_dict(inner.state_dict(), strict=False)
+    assert not unexpected and all("pooler." in key for key in missing)  # which encoders leave out
+    classifier: PreTrainedModel = model
+    return classifier
+
+
+def _load_classifier(name: str, config: Any, trained: bool, new_head: bool) -> PreTrainedModel:
+    _require_classifier(name, config)
+    if not trained:
+        config.num_labels = 1
     if config.num_labels not in (1, 2):
         raise ValueError(
             f"{name}: expected a cross-encoder with one or two logits, found {config.num_labels}. "
@@ -168,9 +207,13 @@ def load_reranker(name: str, *, max_length: int | None = None, new_head: bool = 
             f"{name}: has no weights for {missing[0]}: its scores would be random. Give a trained "
             "cross-encoder, or train it: rag-finetune train-reranker."
         )
-    tokenizer = load_tokenizer(name)
-    limit = min(usable_positions(model), tokenizer.model_max_length)
-    if max_length is not None and not 8 <= max_length <= limit:
-        raise ValueError(f"{name}: max_length must be from 8 to {limit}, found {max_length}.")
-    label = Path(name).name if Path(name).is_dir() else name
-    return Reranker(model.eval(), tokenizer, max_length or min(limit, MAX_LENGTH), label)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _require_classifier(name: str, config: Any) -> None:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f'{name}: a model of type "{config.model_type}" cannot be a cross-encoder. Give an '
+            "encoder such as a BERT, RoBERTa or DeBERTa."
+        )
