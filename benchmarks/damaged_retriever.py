@@ -7,13 +7,14 @@ generator is held against its bits from before. The last line is JSON.
 
     python benchmarks/damaged_retriever.py --output_dir runs/damaged
 
-What follows -- goes to `rag-finetune train` and wins over what stands here, as in
+What follows -- goes to `rag-finetune train` (with --decoder to `train-causal`) and wins over what
+stands here, as in
 
     python benchmarks/damaged_retriever.py --output_dir runs/damaged -- --retriever_loss emdr2
 
 --decoder names a decoder-only generator to judge in place of the starter's. With --fedrag_python,
 the Python of an environment that has FedRAG, that package's trainer gets the same parts to train
-on (`fedrag_retriever.py`).
+on (`fedrag_retriever.py`); it has a prompt of its own.
 """
 
 import argparse
@@ -21,15 +22,14 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from side_by_side import command
-from transformers import BertConfig, BertModel
 
 from rag_finetune.data.qa import load_questions
+from rag_finetune.encoders.dpr import bert_from_dpr
 from rag_finetune.encoders.load import load_question_encoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.evaluation.retrieval_only import evaluate_retrieval
@@ -38,6 +38,7 @@ from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.rag.generation import question_encoder_of
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+SETTINGS = ("steps", "batch_size", "n_docs", "learning_rate")
 FIGURES = ("recall@1", "recall@5", "recall@10", "mrr@10", "distinct_passages", "doc_entropy")
 TRAINING = """
 --trainable question_encoder --retriever_loss lsr --lsr_direction lm_retriever --likelihood_weight 0
@@ -104,7 +105,6 @@ def train(args: Any, training: list[str], index: PassageIndex, test: Any) -> dic
         *("--index", output / "index", "--output_dir", output / "assembled", *more),
         *([] if args.decoder else ["--questions", Path(args.data) / "train.json"]),
     )
-    started = time.perf_counter()
     command(
         *(("train-causal" if args.decoder else "train"), "--index", output / "index"),
         *("--model_name_or_path", output / "assembled", "--output_dir", output / "model"),
@@ -112,7 +112,11 @@ def train(args: Any, training: list[str], index: PassageIndex, test: Any) -> dic
         *("--per_device_train_batch_size", args.batch_size, "--n_docs", args.n_docs),
         *("--learning_rate", args.learning_rate, *TRAINING.split(), *training),
     )
-    report: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 1)}
+    found = json.loads((output / "model" / "train_results.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = {
+        "trainer": "rag-finetune",
+        "seconds": round(found["train_runtime"], 1),
+    }
     before = load_rag(output / "assembled", with_index=False).model.generator.state_dict()
     trained = load_rag(output / "model")
     report["trained"] = figures(question_encoder_of(trained, 128), index, test)
@@ -131,20 +135,14 @@ def name_tokenizer_as_before(folder: Path) -> None:
 
 def train_fedrag(args: Any, encoder: TextEncoder, index: PassageIndex) -> dict[str, Any]:
     """Train a DPR question encoder in place by FedRAG; seconds, and how many tensors moved."""
-    folder, network = Path(args.output_dir) / "fedrag", encoder.model
-    bert: Any = network.question_encoder.bert_model
-    plain = BertModel(BertConfig(**bert.config.to_dict()), add_pooling_layer=False)
-    plain.load_state_dict(bert.state_dict())
-    plain.save_pretrained(folder / "encoder")  # that of a DPR calls itself a DPR
+    folder, bert = Path(args.output_dir) / "fedrag", bert_from_dpr(encoder.model)
+    bert.save_pretrained(folder / "encoder")
     encoder.tokenizer.save_pretrained(folder / "encoder")
     shutil.copytree(args.decoder, folder / "generator")
     for part in ("encoder", "generator"):
         name_tokenizer_as_before(folder / part)
     questions = load_questions(Path(args.data) / "train.json")
-    names = ("steps", "batch_size", "n_docs", "learning_rate")
-    settings = {name: getattr(args, name) for name in names} | {
-        "generator": str(folder / "generator")
-    }
+    settings = {name: getattr(args, name) for name in SETTINGS}
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     files = {
         "passages": [
@@ -161,7 +159,9 @@ def train_fedrag(args: Any, encoder: TextEncoder, index: PassageIndex) -> dict[s
     trained = torch.load(folder / "trained.pt", weights_only=True)
     before = bert.state_dict()
     moved = sum(not torch.equal(before[name], trained[name]) for name in before)
-    bert.load_state_dict({name: trained[name] for name in before})  # a new pooler stays behind
+    with torch.no_grad():  # into the weights that the encoder shares; a new pooler stays behind
+        for name, tensor in before.items():
+            tensor.copy_(trained[name])
     report: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return report | {"tensors_moved": f"{moved} of {len(before)}"}
 
@@ -173,6 +173,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv[:end])
     if args.fedrag_python and not args.decoder:
         parser.error("FedRAG takes a decoder-only generator: --decoder FOLDER.")
+    if args.fedrag_python and (args.prompt_template or training):
+        parser.error("FedRAG's trainer takes no --prompt_template, and nothing behind --.")
     output, starter, data = Path(args.output_dir), Path(args.starter), Path(args.data)
     output.mkdir(parents=True)
     command(
@@ -181,7 +183,8 @@ def main(argv: list[str]) -> None:
     )
     index, test = open_index(output / "index"), load_questions(data / "test.json")
     encoder = load_question_encoder(str(starter / "question_encoder"))
-    report: dict[str, Any] = {"benchmark": "damaged_retriever", "seed": args.seed}
+    settings = {name: getattr(args, name) for name in ("seed", *SETTINGS)}
+    report: dict[str, Any] = {"benchmark": "damaged_retriever", **settings}
     report["sound"] = figures(encoder, index, test)
     report["noise"] = round(damage(encoder, index, test, args.below, args.seed), 2)
     report["damaged"] = figures(encoder, index, test)

@@ -4,14 +4,16 @@
 
 Run by `damaged_retriever.py --fedrag_python`, with the Python of an environment that has FedRAG and
 not this package (fed-rag 0.0.27 works with sentence-transformers 4.1, Transformers 4 and datasets
-3). FOLDER holds `encoder/`, a BERT whose first token's state is the vector; `passages.jsonl` with
-id, text and vector; `questions.jsonl` with query and response; and `settings.json`. The trained
-encoder goes to `trained.pt`, seconds to `results.json`.
+3). FOLDER holds `encoder/`, a BERT whose first token's state is the vector; `generator/`, a
+decoder-only one; `passages.jsonl` with id, text and vector; `questions.jsonl` with query and
+response; and `settings.json`. The trained encoder goes to `trained.pt`, seconds of the training
+alone to `results.json`.
 """
 
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def main(folder: Path) -> None:
         for row in rows_of(folder / "passages.jsonl")
     ]
     system = RAGSystem(
-        generator=HFPretrainedModelGenerator(settings["generator"]),
+        generator=HFPretrainedModelGenerator(str(folder / "generator")),
         retriever=HFSentenceTransformerRetriever(query_model_name=saved, context_model_name=saved),
         knowledge_store=InMemoryKnowledgeStore.from_nodes(nodes),
         rag_config=RAGConfig(top_k=settings["n_docs"]),
@@ -77,7 +79,8 @@ def main(folder: Path) -> None:
     trainer.train()
     seconds = round(time.perf_counter() - started, 1)
     torch.save(system.retriever.query_encoder[0].auto_model.state_dict(), folder / "trained.pt")
-    (folder / "results.json").write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+    results = {"trainer": f"fed-rag {version('fed-rag')}", "seconds": seconds}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,13 @@ import tiny_encoders
 import tiny_rag
 import torch
 from tiny_reranker import save_reranker
-from transformers import AutoModel, AutoModelForSequenceClassification, BlenderbotSmallConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BlenderbotSmallConfig,
+    FunnelConfig,
+    FunnelModel,
+)
 
 from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.retrieval.rerank import fit_logits, load_reranker, passage_text
@@ -101,26 +108,74 @@ def test_a_bare_network_gets_a_head_to_be_trained(tmp_path):
     assert reranker.score(PAIRS).shape == (len(PAIRS),)
 
 
-@pytest.mark.parametrize("load", [load_question_encoder, load_context_encoder])
-def test_encoders_that_we_left_get_a_head_too(tmp_path, load):
+@pytest.fixture(params=["cls", "mean"])
+def saved_encoder(request, tmp_path) -> str:
+    """An encoder as we leave one, a DPR model or a PooledEncoder: of 12 tokens, with a prefix."""
     bare = tiny_encoders.save_bare(tmp_path / "bare")
-    for pooling in ("cls", "mean"):  # a DPR model, a PooledEncoder
-        encoder = load(bare, pooling=pooling)
-        encoder.save(tmp_path / pooling)
-        kind = json.loads((tmp_path / pooling / "config.json").read_text())["model_type"]
-        assert (kind == "dpr") == (pooling == "cls")
-        reranker = load_reranker(str(tmp_path / pooling), new_head=True)
-        assert reranker.model.config.num_labels == 1
-        wanted = AutoModel.from_pretrained(bare).state_dict()
-        found = reranker.model.base_model.state_dict()
-        same = [name for name in wanted if torch.equal(wanted[name], found[name])]
-        assert {*wanted} - {*same} <= {"pooler.dense.weight", "pooler.dense.bias"}
-        reranker.model.save_pretrained(tmp_path / f"{pooling}_reranker")
-        reranker.tokenizer.save_pretrained(tmp_path / f"{pooling}_reranker")
-        again = load_reranker(str(tmp_path / f"{pooling}_reranker"))
-        assert again.score(PAIRS).tolist() == pytest.approx(reranker.score(PAIRS).tolist())
-        with pytest.raises(ValueError, match="expected a cross-encoder"):
-            load_reranker(str(tmp_path / pooling))
+    encoder = load_context_encoder(bare, pooling=request.param, prefix="the house ")
+    encoder.tokenizer.model_max_length = 12
+    encoder.save(tmp_path / "saved")
+    kind = json.loads((tmp_path / "saved/config.json").read_text())["model_type"]
+    assert (kind == "dpr") == (request.param == "cls")
+    return str(tmp_path / "saved")
+
+
+def test_an_encoder_that_we_left_gets_a_head_on_the_same_weights(saved_encoder):
+    reranker = load_reranker(saved_encoder, new_head=True)
+    assert reranker.model.config.num_labels == 1
+    wanted = AutoModel.from_pretrained(Path(saved_encoder).parent / "bare").state_dict()
+    found = reranker.model.base_model.state_dict()
+    same = [name for name in wanted if torch.equal(wanted[name], found[name])]
+    assert {*wanted} - {*same} <= {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def test_a_question_encoder_gets_one_too(tmp_path):
+    bare = tiny_encoders.save_bare(tmp_path / "bare")
+    load_question_encoder(bare, pooling="cls").save(tmp_path / "saved")
+    reranker = load_reranker(str(tmp_path / "saved"), new_head=True)
+    assert type(reranker.model).__name__ == "BertForSequenceClassification"
+
+
+@pytest.mark.parametrize("family", tiny_encoders.FAMILIES)
+def test_networks_of_every_family_get_one(tmp_path, family):
+    size = len(tiny_rag.word_tokenizer("bert"))
+    bare = tiny_encoders.save_bare(tmp_path / "bare", tiny_encoders.network(family, size))
+    load_question_encoder(bare, pooling="mean").save(tmp_path / "saved")
+    reranker = load_reranker(str(tmp_path / "saved"), new_head=True)
+    assert np.isfinite(reranker.score(PAIRS)).all()
+
+
+def test_length_and_prefix_of_its_vectors_are_not_those_of_pairs(saved_encoder):
+    reranker = load_reranker(saved_encoder, new_head=True)
+    assert reranker.max_length == 66
+    plain = tiny_rag.word_tokenizer("bert")("who is ada ?", "the dog")["input_ids"]
+    assert reranker.tokenize([("who is ada ?", "the dog")])[0]["input_ids"] == plain
+
+
+def test_what_was_made_of_an_encoder_loads_as_any_other(saved_encoder, tmp_path):
+    reranker = load_reranker(saved_encoder, new_head=True)
+    reranker.model.save_pretrained(tmp_path / "reranker")
+    reranker.tokenizer.save_pretrained(tmp_path / "reranker")
+    again = load_reranker(str(tmp_path / "reranker"))
+    assert again.score(PAIRS).tolist() == pytest.approx(reranker.score(PAIRS).tolist())
+    assert again.max_length == reranker.max_length
+
+
+def test_an_encoder_is_no_cross_encoder_before_that(saved_encoder):
+    with pytest.raises(ValueError, match="expected a cross-encoder"):
+        load_reranker(saved_encoder)
+
+
+def test_a_network_that_its_classifier_does_not_have_is_refused(tmp_path):
+    config = FunnelConfig(
+        vocab_size=len(tiny_rag.word_tokenizer("bert")), d_model=16, n_head=2, d_head=8, d_inner=32, block_sizes=[1, 1]
+    )
+    bare = tiny_encoders.save_bare(tmp_path / "bare", FunnelModel(config))
+    load_question_encoder(bare, pooling="mean").save(tmp_path / "saved")
+    with pytest.raises(
+        ValueError, match=r"saved: its network is not that of a FunnelForSeq.*: dec"
+    ):
+        load_reranker(str(tmp_path / "saved"), new_head=True)
 
 
 def test_a_kind_of_network_that_has_no_classifier_is_refused_in_one_line(tmp_path):

@@ -6,6 +6,7 @@ import sys
 import pytest
 import test_starter
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rag_finetune.rag.prompt_template import PromptTemplate
@@ -26,6 +27,13 @@ def made(monkeypatch):
     yield {"decoder": decoder, "train_decoder": train_decoder}
     for name in MODULES:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """The starter's generator."""
+    folder = test_starter.STARTER / "generator"
+    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -59,11 +67,10 @@ def test_the_guide_points_at_the_answer_within_the_passage(shown):
         assert lines[0] < held.min() and held.max() < lines[-1]
 
 
-def test_a_step_lowers_the_loss_of_its_batch(made, shown):
+def test_a_step_lowers_the_loss_of_its_batch(made, shown, starter):
     batch, _ = shown
     torch.manual_seed(0)
-    starter = AutoModelForSeq2SeqLM.from_pretrained(test_starter.STARTER / "generator")
-    model = made["decoder"].decoder_from(starter.float())
+    model = made["decoder"].decoder_from(starter)
     guide = made["decoder"].DecoderGuide(model)
     optimizer = torch.optim.SGD([*model.parameters(), *guide.parameters()], lr=0.02)
     found = []
@@ -74,8 +81,7 @@ def test_a_step_lowers_the_loss_of_its_batch(made, shown):
     assert all(found[1][name] < found[0][name] for name in ("loss", "pointing", "finding"))
 
 
-def test_it_begins_with_what_the_starter_knows(made):
-    starter = AutoModelForSeq2SeqLM.from_pretrained(test_starter.STARTER / "generator").float()
+def test_it_begins_with_what_the_starter_knows(made, starter):
     model = made["decoder"].decoder_from(starter)
     ids = torch.tensor([[2, 700, 31, 5]])
     states = model.model(ids, output_hidden_states=True).hidden_states
@@ -86,6 +92,23 @@ def test_it_begins_with_what_the_starter_knows(made):
     for place, layer in enumerate(encoder.layers, start=2):
         wanted = layer(wanted, mask)
         assert torch.allclose(states[place], wanted, atol=1e-3)
+    sources = starter.model.decoder.layers
+    for layer, source in zip(model.model.decoder.layers[-len(sources) :], sources, strict=True):
+        assert same(layer.self_attn, source.encoder_attn)
+        assert same(layer.self_attn_layer_norm, source.encoder_attn_layer_norm)
+        assert same(layer.fc2, source.fc2)
+
+
+def same(one, other) -> bool:
+    """Whether two modules have equal weights."""
+    weights = one.state_dict()
+    return all(torch.equal(weights[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_the_recipe_asks_as_it_was_taught(made):
+    recipe = test_starter.STARTER.parents[1] / "configs/elements_causal.yaml"
+    asked = yaml.safe_load(recipe.read_text())["prompt_template"]
+    assert asked == made["decoder"].TEMPLATE
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def losses_of(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def train(output: Path, stages: Sequence[Stage] = STAGES, seed: int = SEED) -> None:
-    """Train one from nothing, or go on; leaves OUTPUT/decoder."""
+    """Train one from the starter's weights, or go on; leaves OUTPUT/decoder."""
     torch.manual_seed(seed)
     starter: Any = AutoModelForSeq2SeqLM.from_pretrained(STARTER, dtype=torch.float32)
     tokenizer = decoder_tokenizer(AutoTokenizer.from_pretrained(STARTER))

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers.utils.logging import tqdm
 
 from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.text_encoder import TextEncoder
@@ -16,6 +17,7 @@ from rag_finetune.retrieval.search import Searcher, clamp_n_docs
 from rag_finetune.retrieval.way import Retrieval
 
 SEARCH_BLOCK = 1024  # questions at a time
+RERANK_BLOCK = 64  # the same where a cross-encoder reads the passages of each: minutes a thousand
 
 
 def evaluate_retrieval(
@@ -63,9 +65,11 @@ def evaluate_retrieval(
     label = "Encoding questions" if progress else ""
     texts = list(questions["question"])
     vectors = encoder.encode(texts, progress=label) if encoder and has_vectors else None
-    evaluated = []
-    for start in range(0, len(questions), SEARCH_BLOCK):
-        rows = slice(start, start + SEARCH_BLOCK)
+    evaluated: list[Evaluated] = []
+    size = RERANK_BLOCK if isinstance(searcher, RerankedSearcher) else SEARCH_BLOCK
+    bar = tqdm(total=len(questions), desc="Searching", unit=" questions", disable=not progress)
+    for start in range(0, len(questions), size):
+        rows = slice(start, start + size)
         block = None if vectors is None else vectors[rows]
         _, doc_ids = searcher.search(block, texts[rows], depth)
         gathered, embeds = index.gather(doc_ids)
@@ -81,6 +85,8 @@ def evaluate_retrieval(
             passages = [{**next(found), "score": score} for score in row_scores]
             example = questions[start + offset]
             evaluated.append(Evaluated(example, passages, row_scores[:n_docs]))
+        bar.update(len(scores))
+    bar.close()
     return evaluation_of(evaluated, index, n_docs, by_words=not searcher.retrieval.by_vectors)
 
 

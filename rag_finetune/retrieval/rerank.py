@@ -25,6 +25,7 @@ from rag_finetune.encoders.load import (
 )
 from rag_finetune.encoders.network import load_config, load_tokenizer, usable_positions
 from rag_finetune.encoders.pooled import PooledEncoderConfig, register
+from rag_finetune.encoders.prefix import with_prefix
 
 MAX_LENGTH = 512
 PAIRS_PER_BLOCK = 4096  # tokenised together
@@ -143,9 +144,8 @@ def load_reranker(name: str, *, max_length: int | None = None, new_head: bool = 
     Args:
         name: a folder or a Hub name.
         max_length: tokens of question and passage together; None for the model's most, up to 512.
-        new_head: a network without a classifier, which may be an encoder that
-            `load_question_encoder` or `load_context_encoder` takes, gets a new one, of one logit,
-            to be trained.
+        new_head: a network without a classifier gets a new one, of one logit, to be trained; it
+            may be a DPR encoder, or one that this package saved.
 
     Raises:
         ValueError: it is no sequence classifier with one or two logits and can be none, or has no
@@ -163,10 +163,9 @@ def load_reranker(name: str, *, max_length: int | None = None, new_head: bool = 
             "train one: rag-finetune train-reranker."
         )
     if config.model_type in ("dpr", PooledEncoderConfig.model_type):
-        model = _around_encoder(name, config)
+        model, tokenizer = _around_encoder(name, config)
     else:
-        model = _load_classifier(name, config, trained, new_head)
-    tokenizer = load_tokenizer(name)
+        model, tokenizer = _load_classifier(name, config, trained, new_head), load_tokenizer(name)
     limit = min(usable_positions(model), tokenizer.model_max_length)
     if max_length is not None and not 8 <= max_length <= limit:
         raise ValueError(f"{name}: max_length must be from 8 to {limit}, found {max_length}.")
@@ -174,19 +173,28 @@ def load_reranker(name: str, *, max_length: int | None = None, new_head: bool = 
     return Reranker(model.eval(), tokenizer, max_length or min(limit, MAX_LENGTH), label)
 
 
-def _around_encoder(name: str, config: Any) -> PreTrainedModel:
-    """A classifier with one new logit around the network of a DPR or `PooledEncoder`."""
+def _around_encoder(name: str, config: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier with one new logit around the network of a DPR or `PooledEncoder`.
+
+    Its tokenizer has neither the prefix nor the length that the encoder's vectors asked for.
+    """
     of_contexts = "DPRContextEncoder" in (config.architectures or [])
-    load = load_context_encoder if of_contexts else load_question_encoder
-    network: Any = load(name).model
+    encoder = (load_context_encoder if of_contexts else load_question_encoder)(name)
+    network: Any = encoder.model
     inner = bert_from_dpr(network) if config.model_type == "dpr" else network.inner
     _require_classifier(name, inner.config)
     inner.config.num_labels = 1
     model: Any = AutoModelForSequenceClassification.from_config(inner.config, dtype=torch.float32)
     missing, unexpected = model.base_model.load_state_dict(inner.state_dict(), strict=False)
-    assert not unexpected and all("pooler." in key for key in missing)  # which encoders leave out
-    classifier: PreTrainedModel = model
-    return classifier
+    other = [key for key in missing if "pooler." not in key] + unexpected  # encoders have no pooler
+    if other:
+        raise ValueError(
+            f"{name}: its network is not that of a {type(model).__name__}: {other[0]} stands in "
+            "one alone. Give the network that it was made of."
+        )
+    tokenizer = with_prefix(encoder.tokenizer, "")
+    tokenizer.model_max_length = usable_positions(model)
+    return model, tokenizer
 
 
 def _load_classifier(name: str, config: Any, trained: bool, new_head: bool) -> PreTrainedModel:
