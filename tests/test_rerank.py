@@ -168,7 +168,12 @@ def test_an_encoder_is_no_cross_encoder_before_that(saved_encoder):
 
 def test_a_network_that_its_classifier_does_not_have_is_refused(tmp_path):
     config = FunnelConfig(
-        vocab_size=len(tiny_rag.word_tokenizer("bert")), d_model=16, n_head=2, d_head=8, d_inner=32, block_sizes=[1, 1]
+        vocab_size=len(tiny_rag.word_tokenizer("bert")),
+        d_model=16,
+        n_head=2,
+        d_head=8,
+        d_inner=32,
+        block_sizes=[1, 1],
     )
     bare = tiny_encoders.save_bare(tmp_path / "bare", FunnelModel(config))
     load_question_encoder(bare, pooling="mean").save(tmp_path / "saved")
