@@ -23,11 +23,12 @@ from side_by_side import command
 STARTER = Path(__file__).resolve().parents[1] / "data" / "starter" / "generator"
 FIGURES = ("recall@1", "recall@5", "recall@20", "mrr@10")
 BOTH = ["question_encoder", "generator"]
-WAYS: dict[str, tuple[list[str], str]] = {
-    "likelihood": (BOTH, ""),
-    "+ contrastive": (BOTH, "contrastive:1"),
-    "+ lsr": (BOTH, "contrastive:1,lsr:1"),
-    "+ context encoder": (["context_encoder", *BOTH], "contrastive:1,lsr:1"),
+# What is trained, and by which losses beside the likelihood.
+WAYS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "likelihood": (BOTH, ()),
+    "+ contrastive": (BOTH, ("contrastive",)),
+    "+ lsr": (BOTH, ("contrastive", "lsr")),
+    "+ context encoder": (["context_encoder", *BOTH], ("contrastive", "lsr")),
 }
 
 
@@ -47,6 +48,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n_docs", type=int, default=5)
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of the generator")
     parser.add_argument("--learning_rate_encoders", type=float, default=2e-5)
+    parser.add_argument("--contrastive", type=float, default=4, help="weight of this loss")
+    parser.add_argument("--lsr", type=float, default=0.2, help="weight of this one, per token")
     parser.add_argument("--refresh_steps", type=int, default=30)
     parser.add_argument("--ways", type=int, nargs="+", default=[0, 1, 2, 3], help="0 to 3")
     parser.add_argument("--seed", type=int, default=1)
@@ -74,7 +77,10 @@ def train(way: str, args: argparse.Namespace) -> tuple[Path, float]:
     folder = args.output_dir / way.replace("+ ", "with ").replace(" ", "_")
     more: list[Any] = ["--learning_rate_question_encoder", args.learning_rate_encoders]
     if losses:
-        more += ["--retriever_loss", losses]
+        weights = (f"{name}:{getattr(args, name)}" for name in losses)
+        more += ["--retriever_loss", ",".join(weights)]
+    if "lsr" in losses:
+        more += ["--lm_likelihood", "per_token"]
     if "context_encoder" in trainable:
         more += ["--learning_rate_context_encoder", args.learning_rate_encoders]
         more += ["--index_refresh", "blocking", "--index_refresh_steps", args.refresh_steps]
@@ -113,6 +119,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         "n_docs",
         "learning_rate",
         "learning_rate_encoders",
+        "contrastive",
+        "lsr",
     )
     settings = {name: getattr(args, name) for name in (*names, "refresh_steps", "seed")}
     path = args.output_dir / "settings.json"

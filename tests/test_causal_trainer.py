@@ -1,5 +1,7 @@
 """A decoder-only generator learns from its answers alone; what is frozen stays bit-identical."""
 
+import json
+
 import pytest
 import tiny_causal
 import tiny_rag
@@ -150,6 +152,17 @@ def test_adapters_are_not_taken_up_by_a_run_without_any(tmp_path):
     train_causal(tmp_path / "a", lora_rank=2, save_strategy="steps", save_steps=1)
     with pytest.raises(ValueError, match=r"was trained with adapters. Go on with the same"):
         train_causal(tmp_path / "b", resume=str(tmp_path / "a/run/checkpoint-1"))
+
+
+@pytest.mark.slow
+def test_adapters_of_weights_in_four_bits_are_not_taken_up_beside_whole_ones(tmp_path):
+    pytest.importorskip("peft")
+    train_causal(tmp_path / "a", lora_rank=2, save_strategy="steps", save_steps=1)
+    midway = tmp_path / "a/run/checkpoint-1"
+    said = midway / "training_arguments.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"load_in_4bit": True}))
+    with pytest.raises(ValueError, match=r"trained on weights in 4 bits\. Go on with the same"):
+        train_causal(tmp_path / "b", lora_rank=2, resume=str(midway))
 
 
 def test_accumulated_steps_are_those_of_one_batch(tmp_path):

@@ -51,11 +51,12 @@ def require_one_index(output: Path, work: Path) -> None:
 
 
 def test_two_processes_give_the_gradients_of_one_and_share_a_refresh(checkpoint, tmp_path):
-    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    options = {**BLOCKING, "retriever_loss": "contrastive:0.5"}
     one = context_worker.run(
-        checkpoint, tmp_path / "one", per_device_train_batch_size=16, **BLOCKING
+        checkpoint, tmp_path / "one", per_device_train_batch_size=16, **options
     )
-    launch(WORKER, str(checkpoint), str(tmp_path / "two"), json.dumps({**sizes, **BLOCKING}))
+    sizes = {"per_device_train_batch_size": 8}  # passages are compared within a micro-batch
+    launch(WORKER, str(checkpoint), str(tmp_path / "two"), json.dumps({**sizes, **options}))
     both = results(tmp_path / "two")
     assert [found["world_size"] for found in both] == [2, 2]
     assert both[0]["encoder"] == both[1]["encoder"]  # no process has drifted

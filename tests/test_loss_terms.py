@@ -62,6 +62,11 @@ def test_the_defaults_here_are_those_of_the_options():
             "likelihood_weight": 0.0,
             "trainable": ["question_encoder"],
         },
+        {
+            "retriever_loss": "contrastive",
+            "likelihood_weight": 0.0,
+            "trainable": ["context_encoder"],
+        },
     ],
 )
 def test_what_goes_together_is_taken(changed):
@@ -88,18 +93,6 @@ def test_what_goes_together_is_taken(changed):
         (
             {"retriever_loss": "lsr", "trainable": ["generator"]},
             "teaches the encoders, and neither learns: add question_encoder to",
-        ),
-        (
-            {"retriever_loss": "lsr,contrastive", "trainable": ["context_encoder"]},
-            "contrastive compares questions with the vectors of the index, and teaches the",
-        ),
-        (
-            {
-                "retriever_loss": "contrastive",
-                "likelihood_weight": 0.0,
-                "trainable": ["question_encoder", "context_encoder"],
-            },
-            "leave the context encoder nothing to learn from",
         ),
         (
             {"retriever_loss": "lsr", "likelihood_weight": 0.0},

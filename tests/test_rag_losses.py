@@ -2,13 +2,16 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import tiny_rag
 import torch
 from datasets import Dataset
+from test_context_training import NoDropout
 from tiny_training import logged, same, sharp_rag, train_tiny, weights
 
 from rag_finetune.data.qa import FEATURES
+from rag_finetune.index.update import load_own_encoder
 from rag_finetune.losses.retrieval import lsr_losses
 from rag_finetune.rag.scoring import score_passages
 from rag_finetune.training.arguments import RagTrainingArguments
@@ -159,39 +162,88 @@ def test_lsr_brings_the_retriever_to_prefer_what_the_generator_prefers(tmp_path)
     assert losses[-1] < 0.8 * losses[0]
 
 
-def contrastive_by_hand(rag, questions):
-    """The contrastive loss of a batch, a question and a passage at a time."""
+def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None):
+    """The contrastive loss of a batch, a question and a passage at a time.
+
+    `vector_of` gives the vector of a passage; None for the index's.
+    """
     index, retrieved, golds = rag.retriever.index, {}, {}
-    vectors, answers = {}, {}
+    asked, answers = {}, {}
+    vector_of = vector_of or (lambda row: torch.from_numpy(index.vectors_at(np.array([row])))[0])
     for number, row in enumerate(questions):
-        asked = rag.tokenizer.question_encoder(row["question"], return_tensors="pt")
+        ids = rag.tokenizer.question_encoder(row["question"], return_tensors="pt")
         with torch.no_grad():
-            vectors[number] = rag.model.question_encoder(**asked)[0][0]
-        _, found = index.search(vectors[number].unsqueeze(0).numpy(), 5)
+            asked[number] = rag.model.question_encoder(**ids)[0][0]
+        _, found = index.search(asked[number].unsqueeze(0).numpy(), n_docs)
         retrieved[number], golds[number] = found[0].tolist(), int(row["positive_ids"][0]) - 1
         answers[number] = row["answers"][0]
     columns = sorted({*golds.values()}.union(*retrieved.values()))
-    texts = dict(zip(columns, index.passages_at(torch.tensor(columns).numpy()), strict=True))
-    total = 0.0
-    for number, vector in vectors.items():
-        scores = []
-        for column in columns:
-            holds = f" {answers[number]} " in f" {texts[column]['text']} "
-            if column == golds[number] or not holds:
-                passage = torch.from_numpy(index.vectors_at(torch.tensor([column]).numpy()))[0]
-                scores.append((column, (vector @ passage).item()))
-        log_probs = torch.tensor([score for _, score in scores]).double().log_softmax(0)
-        total -= log_probs[[column for column, _ in scores].index(golds[number])].item()
-    return total / len(vectors)
+    texts = dict(zip(columns, index.passages_at(np.array(columns)), strict=True))
+    vectors = {column: vector_of(column) for column in columns}
+    total = torch.tensor(0.0, dtype=torch.float64)
+    for number, question in asked.items():
+        scores = {
+            column: question @ vectors[column]
+            for column in columns
+            if column == golds[number] or f" {answers[number]} " not in f" {texts[column]['text']} "
+        }
+        log_probs = torch.stack([*scores.values()]).double().log_softmax(0)
+        total = total - log_probs[[*scores].index(golds[number])]
+    return total / len(asked)
 
 
 def test_contrastive_is_of_gold_against_all_that_the_batch_retrieved(tmp_path):
     rag = sharp_rag(tmp_path)
-    expected = contrastive_by_hand(rag, tiny_rag.questions(4))
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4)).item()
     trainer = train_tiny(
         tmp_path, rag=rag, count=4, max_steps=1, retriever_loss="contrastive", **ALONE
     )
     assert logged(trainer, "loss_contrastive")[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_contrastive_teaches_a_context_encoder_by_gold_passages_that_were_not_found_too(tmp_path):
+    """One step of plain gradient descent, against passages that are encoded one by one."""
+    rag = sharp_rag(tmp_path)
+    encoder = load_own_encoder(tmp_path / "index")
+    before = weights(encoder.model)
+    encoded = []
+
+    def vector_of(row):
+        [passage] = rag.retriever.index.passages_at(np.array([row]))
+        encoded.append(row)
+        ids = encoder.tokenizer(passage["title"], passage["text"], return_tensors="pt")
+        return encoder.model(**ids)[0][0]
+
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4), n_docs=1, vector_of=vector_of)
+    assert len(encoded) > 4  # one is found for each question, and some are gold beside these
+    expected.backward()
+    trainer = train_tiny(
+        tmp_path,
+        rag=rag,
+        count=4,
+        max_steps=1,
+        n_docs=1,
+        retriever_loss="contrastive",
+        likelihood_weight=0.0,
+        trainable=["context_encoder"],
+        predict_with_generate=False,
+        optim="sgd",
+        learning_rate=0.5,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        index_refresh="none",
+        callbacks=[NoDropout()],
+    )
+    assert logged(trainer, "loss_contrastive")[0] == pytest.approx(expected.item(), rel=1e-4)
+    after, checked = weights(trainer.context_encoder.model), 0
+    for name, parameter in encoder.model.named_parameters():
+        if parameter.grad is None:
+            continue
+        step = (before[name] - after[name]) / 0.5
+        tolerance = max(1e-3 * float(parameter.grad.abs().max()), 1e-6)
+        assert torch.allclose(step, parameter.grad, rtol=1e-2, atol=tolerance), name
+        checked += bool(parameter.grad.any())
+    assert checked > 5
 
 
 def test_contrastive_without_gold_passages_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """CausalRagTrainer: trains a decoder-only generator to answer from retrieved passages."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rag_finetune.rag.generation import Retrieved
 from rag_finetune.rag.packing import require_packing
 from rag_finetune.training.causal_arguments import CausalTrainingArguments
 from rag_finetune.training.lora import add_adapters
+from rag_finetune.training.rag_saver import ARGUMENTS
 from rag_finetune.training.rag_trainer import RagTrainer
 
 ADAPTERS = "adapters.safetensors"  # in a checkpoint midway: what training goes on from
@@ -154,7 +156,8 @@ class CausalRagTrainer(RagTrainer):
         """Take the weights of a checkpoint midway.
 
         Raises:
-            ValueError: it was written without adapters and the run has some, or the reverse.
+            ValueError: it was written without adapters and the run has some, or the reverse; or
+                beside weights in 4 bits, and the run has whole ones, or the reverse.
         """
         folder, ours = Path(resume_from_checkpoint), self.rag.model
         encoder: Any = load_question_encoder(str(folder / "question_encoder")).model
@@ -164,6 +167,12 @@ class CausalRagTrainer(RagTrainer):
             found = "with" if has_adapters else "without"
             raise ValueError(
                 f"{folder}: was trained {found} adapters. Go on with the same --lora_rank."
+            )
+        then = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))
+        if then["load_in_4bit"] is not self.args.load_in_4bit:
+            found = "weights in 4 bits" if then["load_in_4bit"] else "whole weights"
+            raise ValueError(
+                f"{folder}: was trained on {found}. Go on with the same --load_in_4bit."
             )
         if has_adapters:
             state: Any = load_state_dict_from_file(folder / ADAPTERS)

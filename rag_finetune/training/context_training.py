@@ -116,13 +116,17 @@ class ContextTraining(RagRetrieval):
 
     def _encode_again(self, model: nn.Module, args: Any, outputs: Any) -> None:
         """Put vectors with gradient in the place of the index's."""
-        assert self.context_encoder is not None and self.refresh is not None
+        assert self.refresh is not None
         asked = outputs.question_encoder_last_hidden_state.detach().float().cpu().numpy()
         self.refresh.measure_overlap(asked, self.state.global_step)
         rows = outputs.retrieved_doc_ids.cpu().numpy()
+        outputs.retrieved_doc_embeds = self._fresh_vectors(rows)  # (batch, K, dim)
+
+    def _fresh_vectors(self, rows: np.ndarray) -> Tensor:
+        """Vectors with gradient for rows of the index, shape (*rows.shape, dim)."""
+        assert self.context_encoder is not None
         with self.accelerator.autocast():
-            vectors = fresh_vectors(self.retriever.index, self.context_encoder, rows)
-        outputs.retrieved_doc_embeds = vectors  # (batch, K, dim)
+            return fresh_vectors(self.retriever.index, self.context_encoder, rows)
 
     def _passage_vectors(self, outputs: Any, rows: np.ndarray) -> Tensor:
         """Vectors of the passages that were found, shape (batch, K, dim)."""

@@ -83,11 +83,6 @@ def check_losses(args: Any) -> None:
             f"retriever_loss {args.retriever_loss} teaches the encoders, and neither learns: add "
             "question_encoder to --trainable."
         )
-    if "contrastive" in weights and "question_encoder" not in args.trainable:
-        raise ValueError(
-            "retriever_loss contrastive compares questions with the vectors of the index, and "
-            "teaches the question encoder alone: add question_encoder to --trainable."
-        )
     if args.likelihood_weight == 0.0:
         _check_without_likelihood(args)
 
@@ -98,13 +93,6 @@ def _check_without_likelihood(args: Any) -> None:
         raise ValueError(
             "likelihood_weight 0 leaves the generator nothing to learn from. Say --trainable "
             "question_encoder, or give the likelihood a weight."
-        )
-    if "context_encoder" in args.trainable and not parse_losses(args.retriever_loss).keys() - {
-        "contrastive"
-    }:
-        raise ValueError(
-            "likelihood_weight 0 and retriever_loss contrastive leave the context encoder nothing "
-            "to learn from. Take it out of --trainable, or add lsr."
         )
     for name in OF_THE_LIKELIHOOD:
         if getattr(args, name):

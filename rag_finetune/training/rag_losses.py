@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,10 +36,16 @@ class RetrieverLosses:
 
     The passages are judged by the generator's pass over them that the step makes anyway: nothing is
     read twice, and where the generator does not learn, that pass keeps nothing for gradients. (Only
-    `adist` runs its decoder once more, over all passages of a question at once.) Gradients reach
-    the question encoder and, but those of `contrastive`, a context encoder that learns; never the
-    generator.
+    `adist` runs its decoder once more, over all passages of a question at once, and `contrastive`
+    a context encoder that learns, over gold passages that were not found.) Gradients reach the
+    question encoder and a context encoder that learns; never the generator.
+
+    Attributes:
+        encode: gives vectors with gradient for rows of the index, shape (N,) to (N, dim); None
+            where the context encoder does not learn.
     """
+
+    encode: Callable[[np.ndarray], Tensor] | None = None
 
     def __init__(
         self,
@@ -157,14 +164,12 @@ class RetrieverLosses:
     def _contrastive(self, outputs: Any, rows: Tensor) -> Tensor:
         """Gold against all passages that the global batch retrieved, and against its gold."""
         golds = self.golds
-        assert golds is not None and self.rag.retriever is not None
+        assert golds is not None
         questions = golds.questions_of(rows.tolist())
         found = outputs.retrieved_doc_ids.flatten().to(rows.device)  # -1 for no passage
         gold = torch.tensor(golds.rows_of(questions), dtype=found.dtype, device=rows.device)
-        columns = gather_rows(torch.cat([found, gold])).unique().cpu()
-        columns = columns[columns >= 0]  # (P,)
+        columns, vectors = self._compared(outputs, found, gold)
         is_gold, excluded = golds.marks(questions, columns.tolist())
-        vectors = torch.from_numpy(self.rag.retriever.index.vectors_at(columns.numpy()))
         hidden = outputs.question_encoder_last_hidden_state
         with torch.autocast(hidden.device.type, enabled=False):
             scores = hidden.float() @ vectors.to(hidden.device, torch.float32).T  # (B, P)
@@ -173,6 +178,25 @@ class RetrieverLosses:
             is_gold.to(hidden.device),
             excluded.to(hidden.device),
         )
+
+    def _compared(self, outputs: Any, found: Tensor, gold: Tensor) -> tuple[np.ndarray, Tensor]:
+        """The passages of all processes, each once: rows of the index (P,), vectors (P, dim).
+
+        Of a context encoder that learns the vectors are fresh, and those of a passage that stands
+        at several places the first one's: it was made of the same weights as the others.
+        """
+        assert self.rag.retriever is not None
+        if self.encode is None:
+            rows = gather_rows(torch.cat([found, gold])).cpu().numpy()
+            columns = np.unique(rows[rows >= 0])
+            return columns, torch.from_numpy(self.rag.retriever.index.vectors_at(columns))
+        more = gold[~torch.isin(gold, found)]
+        of_found = outputs.retrieved_doc_embeds.flatten(0, 1).float()  # (B * K, dim)
+        vectors = gather_rows(torch.cat([of_found, self.encode(more.cpu().numpy())]))
+        rows = gather_rows(torch.cat([found, more])).cpu().numpy()
+        columns, places = np.unique(rows, return_index=True)
+        places = places[columns >= 0]
+        return columns[columns >= 0], vectors[torch.from_numpy(places).to(vectors.device)]
 
     def _attention(self, outputs: Any, labels: Tensor, mask: Tensor) -> Tensor:
         """What the decoder attends to in each passage, shape (B, K)."""

@@ -105,6 +105,8 @@ class RagTrainer(ContextTraining):
             processing_class=rag.tokenizer,
             **kwargs,
         )
+        if self.retriever_losses is not None and self.context_encoder is not None:
+            self.retriever_losses.encode = self._fresh_vectors
         # RAG heads take **kwargs, which the Trainer reads as "normalises by num_items_in_batch".
         self.model_accepts_loss_kwargs = False
         rag.model.config.use_cache = True  # the Trainer switched it off, for saved models too
