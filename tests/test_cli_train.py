@@ -606,7 +606,10 @@ def train_by_words(output, folder, *more):
 
 def test_a_hybrid_is_trained_with_and_remembered(tmp_path):
     done = train_by_words(tmp_path / "run", "full", "--retrieval", "hybrid", "--lexical_prior", 0.1)
-    assert "Retrieval: hybrid (vectors and bm25, rrf, weight 0.5), lexical prior 0.1." in done.out
+    assert (
+        "Retrieval: hybrid (vectors and bm25 by reciprocal ranks, words 0.5), lexical prior 0.1."
+        in done.out
+    )
     reference = json.loads((tmp_path / "run/rag_index.json").read_text())
     assert reference["retrieval"]["way"] == "hybrid" and reference["retrieval"]["prior"] == 0.1
     found = load_rag(tmp_path / "run").retriever.searcher.retrieval

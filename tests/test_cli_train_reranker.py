@@ -70,6 +70,13 @@ def test_an_encoder_gets_a_classifier(inputs, tmp_path):
     assert load_reranker(str(tmp_path / "run")).model.config.num_labels == 1
 
 
+def test_a_loss_no_lower_than_that_of_chance_is_warned_of(inputs, tmp_path):
+    bare = tiny_encoders.save_bare(tmp_path / "bare")
+    words = words_of(inputs, tmp_path / "run", inputs / "mined.json", "--reranker", bare)
+    with pytest.warns(UserWarning, match=r"any order is 2\.079: the cross-encoder has learnt next"):
+        ok(*words, "--learning_rate", 1e-9, "--logging_steps", 1)
+
+
 def test_a_run_goes_on_and_a_folder_is_not_overwritten(inputs, tmp_path):
     words = words_of(inputs, tmp_path / "run", inputs / "mined.json", "--save_steps", 1)
     words += ["--save_strategy", "steps"]

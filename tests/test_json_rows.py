@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rag_finetune.data import json_rows
-from rag_finetune.data.json_rows import list_keys, parse_json, read_objects
+from rag_finetune.data.json_rows import list_keys, parse_json, read_objects, read_placed_objects
 
 
 def read(folder, text):
@@ -16,6 +16,13 @@ def read(folder, text):
 
 def test_each_value_of_a_list_comes_with_its_line(tmp_path):
     assert read(tmp_path, '[\n  {"a": 1},\n\n  {"a":\n 2}\n]') == [(2, {"a": 1}), (4, {"a": 2})]
+
+
+def test_rows_that_share_a_line_are_told_apart_by_number(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"a": 1}, {"a": 2},\n{"a": 3}]')
+    places = [place for place, _ in read_placed_objects(path)]
+    assert places == [f"{path}:1", f"{path}:1 (row 2)", f"{path}:2"]
 
 
 def test_each_line_of_jsonl_comes_with_its_number(tmp_path):

@@ -90,6 +90,14 @@ def test_a_misspelt_flag_is_answered_with_the_nearest(parser, capsys):
     )
 
 
+def test_a_misspelt_flag_is_named_rather_than_the_one_that_is_then_missing(capsys):
+    parser = make_parser("train", "Train.")
+    parser.add_argument("--train_file", required=True)
+    with pytest.raises(SystemExit):
+        parse(parser, ["--train_fil", "a.json"])
+    assert "unrecognised flag --train_fil. Did you mean --train_file?" in capsys.readouterr().err
+
+
 def test_a_flag_like_no_other_is_refused_too(parser, capsys):
     with pytest.raises(SystemExit):
         parse(parser, ["--zzz=1"])

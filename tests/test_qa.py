@@ -157,7 +157,7 @@ def test_duplicate_id_names_both_lines(tmp_path):
 
 def test_duplicate_id_on_one_line_of_a_list_is_an_error(tmp_path):
     path = write(tmp_path / "qa.json", json.dumps([{"id": 1, "question": "q", "answer": "a"}] * 2))
-    with pytest.raises(ValueError, match=r'json:1: "id" must differ from row to row'):
+    with pytest.raises(ValueError, match=r'json:1 \(row 2\): "id" must differ from row'):
         load_questions(path)
 
 

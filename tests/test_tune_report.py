@@ -26,7 +26,9 @@ def test_the_table_has_a_line_for_each_way_and_a_star_at_the_best():
     assert header.split() == [*METRICS, "ms/question"]
     assert lines[0].split() == ["bm25", *["50.00"] * 5, "0.000"]
     assert lines[1].startswith("  dense, efSearch 64 ") and lines[1].endswith("1.500")
-    assert lines[2].startswith("* hybrid (vectors and bm25, rrf, weight 0.3), efSearch 64 ")
+    assert lines[2].startswith(
+        "* hybrid (vectors and bm25 by reciprocal ranks, words 0.3), efSearch 64 "
+    )
     assert len({len(line) for line in (header, *lines)}) == 1
 
 

@@ -73,7 +73,12 @@ def test_a_hybrid_and_a_prior_take_the_words_that_there_are():
     ("mine", "way", "remembered", "message"),
     [
         (index(), "bm25", None, "--retrieval bm25: retrieval by bm25 needs bm25, but D has vect"),
-        (index(), None, HYBRID, "M: retrieval by hybrid (vectors and tfidf, weighted, weight 0.3)"),
+        (
+            index(),
+            None,
+            HYBRID,
+            "M: retrieval by hybrid (vectors and tfidf by weighted scores, words 0.3)",
+        ),
         (index(0, ["bm25"]), "dense", None, "needs vectors, but D has bm25 only"),
         (index(0, ["bm25"]), None, Retrieval(), "M: retrieval by dense needs vectors"),
         (index(0, ["bm25"]), None, Retrieval("tfidf"), "M: retrieval by tfidf needs tfidf"),

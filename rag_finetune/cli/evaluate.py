@@ -179,6 +179,7 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
         if encoder is not None and way.by_vectors:
             _probe(args, encoder, index, questions)
         searcher = with_reranker(Searcher(index, way), args)
+        print(f"Retrieval: {searcher.describe()}.")
         return evaluate_retrieval(
             encoder, index, questions, progress=True, searcher=searcher, **n_docs
         )
@@ -197,6 +198,7 @@ def _evaluate(args: argparse.Namespace) -> "Evaluation":
     if index.manifest.has_vectors:
         _probe(args, encoder, index, questions)
     rag.retriever.searcher = with_reranker(rag.retriever.searcher, args)
+    print(f"Retrieval: {rag.retriever.searcher.describe()}.")
     if not args.retrieval_only:
         return evaluate_rag(rag, questions, progress=True, **options)
     return evaluate_retrieval(

@@ -224,7 +224,10 @@ def parse(
     Raises:
         ValueError: the recipe is wrong (see `expand_config`).
     """
-    namespace, rest = parser.parse_known_args(expand_config(argv, _recipe_keys(parser, ())))
+    words = expand_config(argv, _recipe_keys(parser, ()))
+    if unknown := _unknown(parser, words):  # else argparse may name a missing flag instead
+        _refuse(parser, unknown, extra_flags)
+    namespace, rest = parser.parse_known_args(words)
     if rest:
         _refuse_listed(parser, rest[0], argv)
         _refuse(parser, rest, extra_flags)
@@ -250,21 +253,26 @@ def parse_known(
         ValueError: the recipe is wrong (see `expand_config`).
     """
     words = expand_config(argv, _recipe_keys(parser, extra_flags))
+    if unknown := _unknown(parser, words, extra_flags):
+        _refuse(parser, unknown, extra_flags)
     namespace, rest = parser.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
         _refuse_listed(parser, rest[0], argv)
         _refuse(parser, rest[:1], extra_flags)
-    known = {_name(flag) for flag in extra_flags}
-    flags = [word for word in rest if word.startswith("--")]
-    unknown = [word for word in flags if _name(word.partition("=")[0]) not in known]
-    if unknown:
-        _refuse(parser, unknown, extra_flags)
     return namespace, rest
 
 
 def _recipe_keys(parser: argparse.ArgumentParser, extra_flags: Collection[str]) -> list[str]:
     names = [flag.lstrip("-") for flag in (*parser._option_string_actions, *extra_flags)]
     return [name for name in names if _name(name) not in _NOT_IN_A_RECIPE]
+
+
+def _unknown(
+    parser: argparse.ArgumentParser, words: Sequence[str], others: Collection[str] = ()
+) -> list[str]:
+    """Flags that neither the parser knows nor `others` holds."""
+    known = {_name(flag) for flag in (*parser._option_string_actions, *others, "--")}
+    return [w for w in words if w.startswith("--") and _name(w.partition("=")[0]) not in known]
 
 
 def _refuse_listed(parser: argparse.ArgumentParser, word: str, argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from rag_finetune.cli.flags import (
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> int:
         encoder.model.to(best_device())
         vectors = encoder.encode(args.question)
     k = min(args.k, len(index))
+    print(f"Retrieval: {searcher.describe()}.", file=sys.stderr)
     scores, rows = searcher.search(vectors, args.question, k)
     found = index.passages_at(rows)
     for number, question in enumerate(args.question):

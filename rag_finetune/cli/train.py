@@ -226,7 +226,7 @@ def _train(
             f"Note: {held} question(s) choose the best checkpoint, by chance as much as by merit. "
             "Give more: --validation_file or --validation_split."
         )
-    say(f"Retrieval: {trainer.retriever.searcher.retrieval.describe()}.")
+    say(f"Retrieval: {trainer.retriever.searcher.describe()}.")
     if data.probe and trainer.retriever.index.manifest.has_vectors:
         right = right_encoder(data.model_name_or_path)
         encoder = question_encoder_of(rag, args.max_question_length)

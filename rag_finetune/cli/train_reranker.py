@@ -1,7 +1,10 @@
 """`rag-finetune train-reranker`: train a cross-encoder on gold passages and negatives."""
 
 import argparse
+import math
+import warnings
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from rag_finetune.training.reranker_trainer import RerankerTrainer
     from rag_finetune.training.retriever_data import RetrieverExamples
 
+LEARNT = 0.95  # of the loss of chance: above it nothing was learnt
 MINED = 30  # negatives of a question to draw from, where the file has none
 EPILOG = """\
 The training file has gold passages and hard negatives (positive_ctxs and hard_negative_ctxs of
@@ -211,9 +215,24 @@ def _train(data: argparse.Namespace, args: "RerankerTrainingArguments") -> int:
             f"--resume_from_checkpoint {LATEST}."
         )
         return STOPPED_BY_SIGTERM
+    _warn_of_chance(trainer)
     trainer.finish(result.metrics)
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
     say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
     trainer.end()
     return 0
+
+
+def _warn_of_chance(trainer: "RerankerTrainer") -> None:
+    """Warn where the last loss is no lower than that of a network that ranks at random."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    sizes = (min(len(found), trainer.args.n_negatives) for found in trainer.examples.negatives)
+    chance = mean(math.log(1 + size) for size in sizes)
+    if losses and losses[-1] > LEARNT * chance:
+        warnings.warn(
+            f"The loss is {losses[-1]:.3f}, and that of any order is {chance:.3f}: the "
+            "cross-encoder has learnt next to nothing. Train longer, or raise --learning_rate: a "
+            "new classifier on a pre-trained encoder takes 1e-4, a small network more.",
+            stacklevel=2,
+        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag_finetune.data.json_rows import read_objects
+from rag_finetune.data.json_rows import read_placed_objects
 from rag_finetune.data.qa_fields import read_id, read_list, read_passage
 from rag_finetune.data.qa_rows import PASSAGE_ID
 from rag_finetune.files import describe
@@ -59,8 +59,7 @@ def load_candidates(path: str | Path) -> list[Candidates]:
         OSError: the file cannot be read.
     """
     found = []
-    for line, row in read_objects(path):
-        place = f"{path}:{line}"
+    for place, row in read_placed_objects(path):
         if not isinstance(row, Mapping):
             raise ValueError(f"{place}: expected an object, found {describe(row)}. Write {{…}}.")
         found.append(

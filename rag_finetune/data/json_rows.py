@@ -37,6 +37,20 @@ def read_objects(path: str | Path) -> Iterator[tuple[int, Any]]:
     return read_json_lines(path)
 
 
+def read_placed_objects(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """As `read_objects`, with the place of each value for messages.
+
+    Returns:
+        Pairs of file and line, with the value's number where its line holds others before it, and
+        the value.
+    """
+    before = 0
+    for number, (line, value) in enumerate(read_objects(path), start=1):
+        where = f"{path}:{line}"
+        yield (f"{where} (row {number})" if line == before else where), value
+        before = line
+
+
 def first_line(path: str | Path) -> str:
     """The first line of a file that is not blank; "" where there is none."""
     return next((line for line in read_lines(path) if line.strip()), "")

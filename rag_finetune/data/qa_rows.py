@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rag_finetune.data.json_rows import read_objects
+from rag_finetune.data.json_rows import read_placed_objects
 from rag_finetune.data.qa_fields import (
     Example,
     Reading,
@@ -121,8 +121,7 @@ def _read_contexts(
 
 
 def _objects(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for line, row in read_objects(path):
-        place = f"{path}:{line}"
+    for place, row in read_placed_objects(path):
         if not isinstance(row, dict):
             raise ValueError(
                 f'{place}: expected an object with "question" and "answers", found '

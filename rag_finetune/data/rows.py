@@ -10,7 +10,7 @@ from typing import Any
 from datasets import IterableDataset, load_from_disk
 
 from rag_finetune.data.formats import Source, hint_text, list_names, text_key
-from rag_finetune.data.json_rows import read_objects
+from rag_finetune.data.json_rows import read_placed_objects
 from rag_finetune.data.reports import quiet_log
 from rag_finetune.files import describe, read_lines
 
@@ -49,8 +49,7 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    for line, row in read_objects(path):
-        place = f"{path}:{line}"
+    for place, row in read_placed_objects(path):
         if not isinstance(row, dict):
             raise ValueError(
                 f'{place}: expected an object with "text", found {describe(row)}. Write {EXAMPLE}.'

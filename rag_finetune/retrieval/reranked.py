@@ -40,6 +40,10 @@ class RerankedSearcher:
         """Anything else is the searcher's."""
         return getattr(self._searcher, name)
 
+    def describe(self) -> str:
+        """How passages are found, in words."""
+        return f"{self._searcher.describe()}, the first {self.top} ordered by {self.reranker.name}"
+
     def search(
         self, vectors: np.ndarray | None, questions: Sequence[str] | None, k: int
     ) -> tuple[np.ndarray, np.ndarray]:

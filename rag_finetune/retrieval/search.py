@@ -41,6 +41,10 @@ class Searcher:
         if self.by_words:
             index.lexical(self.retrieval.kind)  # what is wrong with it shows now
 
+    def describe(self) -> str:
+        """How passages are found, in words."""
+        return self.retrieval.describe()
+
     @property
     def by_words(self) -> bool:
         """Whether it needs the texts of questions."""

@@ -78,7 +78,8 @@ class Retrieval:
         """The way in words."""
         text = self.way
         if self.way == "hybrid":
-            text += f" (vectors and {self.lexical}, {self.fusion}, weight {self.weight:g})"
+            how = "weighted scores" if self.fusion == "weighted" else "reciprocal ranks"
+            text += f" (vectors and {self.lexical} by {how}, words {self.weight:g})"
         return f"{text}, lexical prior {self.prior:g}" if self.prior else text
 
     def data(self) -> dict[str, Any]:

@@ -89,9 +89,8 @@ class RagTrainer(ContextTraining):
         train_dataset = as_items(train_dataset, args.target, args.seed)
         evaluated = eval_sets(eval_dataset, rag.retriever.index)
         check_questions(rag, train_dataset, evaluated, args)
-        self.retriever_losses: RetrieverLosses | None = None
-        if args.retriever_loss is not None:
-            self.retriever_losses = RetrieverLosses(rag, args, self.target_losses, train_dataset)
+        needed = (rag, args, self.target_losses, train_dataset)
+        self.retriever_losses = RetrieverLosses(*needed) if args.retriever_loss else None
         self.sigterm = SaveOnSigterm()
         self._grad_norms: dict[str, float] = {}
         settings = rag.model.rag.generator.generation_config
@@ -105,7 +104,7 @@ class RagTrainer(ContextTraining):
             processing_class=rag.tokenizer,
             **kwargs,
         )
-        if self.retriever_losses is not None and self.context_encoder is not None:
+        if self.retriever_losses and self.context_encoder is not None:
             self.retriever_losses.encode = self._fresh_vectors
         # RAG heads take **kwargs, which the Trainer reads as "normalises by num_items_in_batch".
         self.model_accepts_loss_kwargs = False
