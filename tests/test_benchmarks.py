@@ -167,7 +167,7 @@ def test_losses_are_added_one_after_the_other(tmp_path):
     generator = tiny_rag.save_parts(tmp_path / "parts")["generator"]
     words = [str(ROOT / "benchmarks/joint_losses.py"), "--encoder", str(encoder)]
     words += ["--generator", generator, "--data", str(data), "--output_dir", str(tmp_path / "out")]
-    words += ["--batch_size", "4", "--epochs", "1", "--learning_rate_encoders", "1e-2"]
+    words += ["--batch_size", "4", "--epochs", "1", "--learning_rate_encoders", "3e-4"]
     words += ["--n_docs", "3", "--max_combined_length", "40", "--ways", "0", "3"]
     found = run(words)
     ways = ["untrained", "likelihood", "+ context encoder"]
