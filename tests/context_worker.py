@@ -6,22 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import tiny_rag
-import torch
-from tiny_training import SHORT
+from tiny_training import SHORT, NoDropout
 from transformers import TrainerCallback
 
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.rag_trainer import RagTrainer
-
-
-class NoDropout(TrainerCallback):
-    """Layouts can be compared: dropout would differ."""
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
 
 
 class WaitForIndex(TrainerCallback):

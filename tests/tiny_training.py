@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tiny_rag
 import torch
+from transformers import TrainerCallback
 
 from rag_finetune.index.build import build_index
 from rag_finetune.rag.assemble import assemble_rag
@@ -22,6 +23,24 @@ SHORT = {
     "save_strategy": "no",
     "disable_tqdm": True,
 }
+
+# Plain gradient descent: a step is the gradient times the rate.
+RATE = 0.5
+DESCENT = {
+    "optim": "sgd",
+    "learning_rate": RATE,
+    "max_grad_norm": 0.0,
+    "lr_scheduler_type": "constant",
+}
+
+
+class NoDropout(TrainerCallback):
+    """Runs can be compared: dropout would differ."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
 
 
 def sharp_rag(folder, kind="bart", model_type="rag_sequence"):
@@ -64,3 +83,16 @@ def logged(trainer: RagTrainer, key: str) -> list[float]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, bool]:
     return {name: torch.equal(first[name], second[name]) for name in first}
+
+
+def require_descent(network: torch.nn.Module, before: dict, after: dict) -> None:
+    """From `before` to `after` is one step of `DESCENT` along the gradients of a network."""
+    checked = 0
+    for name, parameter in network.named_parameters():
+        if parameter.grad is None:
+            continue
+        step = (before[name] - after[name]) / RATE
+        tolerance = max(1e-3 * float(parameter.grad.abs().max()), 1e-6)
+        assert torch.allclose(step, parameter.grad, rtol=1e-2, atol=tolerance), name
+        checked += bool(parameter.grad.any())
+    assert checked > 5
