@@ -215,7 +215,8 @@ def _train(data: argparse.Namespace, args: "RerankerTrainingArguments") -> int:
             f"--resume_from_checkpoint {LATEST}."
         )
         return STOPPED_BY_SIGTERM
-    _warn_of_chance(trainer)
+    if trainer.is_world_process_zero():
+        _warn_of_chance(trainer)
     trainer.finish(result.metrics)
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
