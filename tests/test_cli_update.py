@@ -45,7 +45,7 @@ def test_documents_are_added_replaced_and_removed_in_one_command(index, tmp_path
     assert [name.partition("#")[0] for name in after] != kept
     assert [name for name in after if name in ("2", "5", "x")] == ["2", "5", "x"]
     assert not gone & set(after) and after[-1] == "x"
-    assert "1 passages are added, 2 replace" in done.out
+    assert "Passages: 1 added, 2 in place of" in done.out
     assert f"exact index of {len(after)} passages" in done.out.splitlines()[-1]
     assert "made already" in ok("update", "--index", index, *words).out
 

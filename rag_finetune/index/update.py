@@ -269,8 +269,8 @@ def _digest(passages: str, n_replacing: int, remove: Collection[str]) -> str:
 def _summary(changes: Changes, counts: Mapping[str, int]) -> str:
     """One line about what will be done."""
     return (
-        f"{counts['add']:,} passages are added, {counts['replace']:,} replace {changes.replaced:,}"
-        f", {changes.removed:,} are removed: {len(changes.order):,} instead of {changes.n_old:,}."
+        f"Passages: {counts['add']:,} added, {counts['replace']:,} in place of {changes.replaced:,}"
+        f", {changes.removed:,} removed; {len(changes.order):,} instead of {changes.n_old:,}."
     )
 
 
