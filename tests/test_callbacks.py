@@ -170,6 +170,13 @@ def test_the_table_shows_what_trains_and_at_which_rate():
     ]
 
 
+def test_where_adapters_learn_the_table_counts_them_alone():
+    generator = nn.Sequential(nn.Linear(99, 10), nn.Linear(10, 2, bias=False))
+    generator[0].requires_grad_(False)
+    table = trainable_table({"generator": generator}, ["generator"], {"generator": 3e-5})
+    assert table.splitlines()[1] == "generator  20 of 1,020  3e-05"
+
+
 def test_a_part_that_is_not_loaded_is_in_the_table_too():
     rates = {"context_encoder": 1e-5, "generator": 3e-5}
     assert trainable_table({"generator": nn.Linear(1, 1)}, ["generator"], rates).splitlines() == [

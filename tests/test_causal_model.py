@@ -5,6 +5,7 @@ import tiny_causal
 import torch
 
 from rag_finetune.rag.generation import retrieve, tokenize_questions
+from rag_finetune.rag.packing import require_packing
 from rag_finetune.rag.scoring import Contexts
 
 QUESTIONS = ["what is the house of ada ?", "where lives ben ?"]
@@ -43,14 +44,14 @@ def one_by_one(rag, contexts: Contexts, labels) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("reading", ["ensemble", "joined"])
 @pytest.mark.parametrize("packing", [False, True])
 def test_log_probs_are_those_of_one_unpadded_row_at_a_time(tmp_path, kind, reading, packing):
-    rag = tiny_causal.tiny_causal(tmp_path, kind, reading, padding=kind == "llama")
+    rag = tiny_causal.tiny_causal(tmp_path, kind, reading, padding=kind != "gpt2")
     contexts, labels = asked(rag)
     if packing:
-        rag.model.packing = True
+        rag.model.packing = require_packing(rag.model.generator)
         for at, mask in enumerate(contexts.attention_mask):
             mask[: -(5 + 20 * (at % 2))] = 0  # so that two have room in a row
     assert len(contexts.input_ids) == {"ensemble": 6, "joined": 2}[reading]

@@ -84,6 +84,24 @@ def test_parts_are_joined_without_a_checkpoint_before(job, tmp_path):
     assert model.template.reading == "joined" and model.template.text == tiny_causal.JOINED
     assert (model.config.n_docs, model.config.max_combined_length) == (2, 70)
     assert model.max_target_length == 9
+    card = (tmp_path / "run/README.md").read_text()
+    assert "question_encoder: question_encoder\n" in card and "generator: decoder\n" in card
+
+
+def test_a_card_that_lies_where_the_command_is_given_is_not_that_of_the_parts(
+    job, tmp_path, monkeypatch
+):
+    (tmp_path / "README.md").write_text("---\nbase_model: somebody/else\n---\n")
+    monkeypatch.chdir(tmp_path)
+    ok(*train_words(job, "run", *parts_of(job)))
+    assert "somebody/else" not in (tmp_path / "run/README.md").read_text()
+
+
+def test_a_generator_with_an_encoder_is_refused_and_its_command_named(job, tmp_path):
+    words = [*parts_of(job), "--generator", job / "parts/generator"]
+    error = error_of(*train_words(job, tmp_path / "run", *words))
+    assert "parts/generator: expected a decoder-only language model, found " in error
+    assert "joined by rag-finetune assemble, and trained by rag-finetune train." in error
 
 
 def test_the_usual_length_of_a_prompt_is_that_of_what_is_asked_for(job, tmp_path, monkeypatch):

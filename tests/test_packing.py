@@ -6,9 +6,9 @@ import tiny_rag
 import torch
 from tiny_causal import train_causal
 from tiny_training import logged, weights
-from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import BloomConfig, BloomForCausalLM
 
-from rag_finetune.rag.packing import first_fit, lay_out, require_packing
+from rag_finetune.rag.packing import by_positions, first_fit, lay_out, require_packing
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_longest_goes_first_into_the_first_row_with_room(lengths, rows):
 
 def test_every_sequence_stands_once_and_its_positions_begin_anew():
     sequences = [torch.arange(1, length + 1) for length in (3, 6, 2, 1, 5)]
-    layout = lay_out(sequences, packed=True)
+    layout = lay_out(sequences, by_positions)
     ids, positions = layout.inputs["input_ids"], layout.inputs["position_ids"]
     assert layout.inputs.keys() == {"input_ids", "position_ids"}
     assert ids.shape == (3, 6)
@@ -39,7 +39,7 @@ def test_every_sequence_stands_once_and_its_positions_begin_anew():
 
 
 def test_padded_sequences_have_a_row_each():
-    layout = lay_out([torch.tensor([4, 5]), torch.tensor([6, 7, 8])], packed=False)
+    layout = lay_out([torch.tensor([4, 5]), torch.tensor([6, 7, 8])])
     assert layout.inputs["input_ids"].tolist() == [[4, 5, 0], [6, 7, 8]]
     assert layout.inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert layout.starts == [0, 3]
@@ -53,23 +53,36 @@ def test_models_that_tell_sequences_apart_are_taken(kind, attention):
     tiny_rag.spread(generator, 0.3)
     generator.set_attn_implementation(attention)
     generator.train()
-    require_packing(generator)
+    assert require_packing(generator) is by_positions
     assert generator.training
 
 
-def bloom():
-    return BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=50))
-
-
-def opt():
-    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "vocab_size": 50}
-    return OPTForCausalLM(OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2))
-
-
-@pytest.mark.parametrize("make", [bloom, opt])
-def test_models_whose_positions_come_from_the_mask_are_refused(make):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_models_that_take_a_mask_are_given_one(attention):
+    """OPT reads the positions, and makes a mask without looking at them."""
     torch.manual_seed(0)
-    generator = make()
+    generator = tiny_causal.network("opt")
+    tiny_rag.spread(generator, 0.3)
+    generator.set_attn_implementation(attention)
+    packing = require_packing(generator)
+    assert packing is not by_positions
+    mask = packing({"position_ids": torch.tensor([[0, 1, 0]])})["attention_mask"]
+    sees = mask if mask.dtype is torch.bool else mask == 0
+    assert sees.tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
+
+
+def test_a_mask_is_not_put_in_the_place_of_a_window():
+    generator = tiny_causal.network("opt")
+    tiny_rag.spread(generator, 0.3)
+    generator.config.sliding_window = 64
+    with pytest.raises(ValueError, match="OPTForCausalLM does not keep packed sequences apart"):
+        require_packing(generator)
+
+
+def test_models_whose_positions_come_from_the_mask_are_refused():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50}
+    generator = BloomForCausalLM(BloomConfig(**sizes))
     tiny_rag.spread(generator, 0.3)
     with pytest.raises(ValueError, match="CausalLM does not keep packed sequences apart"):
         require_packing(generator)
@@ -98,7 +111,7 @@ def shortened(rag):
     return rows
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("reading", ["ensemble", "joined"])
 def test_packed_training_is_padded_training_in_fewer_rows(tmp_path, kind, reading):
     found = []

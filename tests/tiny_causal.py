@@ -15,6 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -46,7 +48,7 @@ def tokenizer(*, padding: bool = True) -> PreTrainedTokenizerFast:
 
 
 def network(kind: str = "llama", width: int = 16, positions: int = 128) -> torch.nn.Module:
-    """A 1-layer GPT-2 or Llama without dropout."""
+    """A 1-layer GPT-2, OPT or Llama without dropout."""
     common = {"vocab_size": len(tokenizer()), "bos_token_id": None, "eos_token_id": 1}
     if kind == "gpt2":
         return GPT2LMHeadModel(
@@ -61,17 +63,17 @@ def network(kind: str = "llama", width: int = 16, positions: int = 128) -> torch
                 attn_pdrop=0.0,
             )
         )
-    return LlamaForCausalLM(
-        LlamaConfig(
-            **common,
-            pad_token_id=0,
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=positions,
-        )
-    )
+    common |= {
+        "pad_token_id": 0,
+        "hidden_size": width,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": positions,
+    }
+    if kind == "opt":
+        sizes = {"word_embed_proj_dim": width, "ffn_dim": 2 * width}
+        return OPTForCausalLM(OPTConfig(**common, **sizes, dropout=0.0))
+    return LlamaForCausalLM(LlamaConfig(**common, intermediate_size=2 * width))
 
 
 def save_generator(folder: Path, kind: str = "llama", *, padding: bool = True, chat=None) -> str:

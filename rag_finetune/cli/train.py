@@ -255,8 +255,8 @@ def _counts(
 ) -> str:
     """How many questions there are, in words."""
     held = 0 if validation_questions is None else len(validation_questions)
-    names = [name for name in ("max_train_samples", "max_eval_samples") if getattr(data, name)]
-    limits = ", ".join(f"--{name} {getattr(data, name)}" for name in names)
+    names = ["max_train_samples", *(["max_eval_samples"] if held else [])]
+    limits = ", ".join(f"--{n} {number}" for n in names if (number := getattr(data, n)))
     counts = f"{len(train_questions):,} questions to train on, {held:,} to validate on"
     return f"{counts} ({limits})" if limits else counts
 

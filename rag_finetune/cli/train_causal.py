@@ -96,12 +96,24 @@ def _load(data: argparse.Namespace, args: "CausalTrainingArguments") -> "Rag":
 
 
 def _join(data: argparse.Namespace, args: "CausalTrainingArguments") -> "Rag":
-    """A model of the parts that the flags name, of the lengths that the arguments say."""
+    """A model of the parts that the flags name, of the lengths that the arguments say.
+
+    Raises:
+        ValueError: the generator has an encoder.
+    """
     from rag_finetune.index.store import open_index
     from rag_finetune.rag.assemble import join_parts
+    from rag_finetune.rag.causal_checkpoint import generator_config, is_decoder_only
     from rag_finetune.rag.checkpoint import Rag, give_retriever
     from rag_finetune.retrieval.way import choose_retrieval
 
+    config = generator_config(data.generator)
+    if not is_decoder_only(config):
+        raise ValueError(
+            f"{data.generator}: expected a decoder-only language model, found "
+            f'"{config.model_type}". A generator with an encoder is joined by rag-finetune '
+            "assemble, and trained by rag-finetune train."
+        )
     of_encoder = encoder_options(data)
     index = open_index(data.index)
     n_docs: dict[str, Any] = {} if args.n_docs is None else {"n_docs": args.n_docs}

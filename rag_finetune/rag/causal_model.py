@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, RagConfig
 from transformers.modeling_outputs import ModelOutput
 
 from rag_finetune.losses.likelihood import target_log_probs
-from rag_finetune.rag.packing import lay_out
+from rag_finetune.rag.packing import Packing, lay_out
 from rag_finetune.rag.prompt_template import PromptTemplate
 from rag_finetune.rag.scoring import Contexts, score_passages
 from rag_finetune.retrieval.context_parts import doc_lists
@@ -49,7 +49,7 @@ class CausalRag(nn.Module):
         generator: any model of AutoModelForCausalLM.
         template: how prompts are written.
         max_target_length: tokens of an answer at most, its end included.
-        packing: whether short prompts with given answers share a row.
+        packing: how short prompts with given answers share a row; None where they do not.
         retriever: finds passages and writes prompts; None for none.
     """
 
@@ -67,7 +67,7 @@ class CausalRag(nn.Module):
         self.question_encoder: Any = question_encoder
         self.generator = generator
         self.template, self.max_target_length = template, max_target_length
-        self.packing = False
+        self.packing: Packing | None = None
         self.retriever: PromptRetriever | None = None
 
     @property
@@ -152,7 +152,7 @@ class CausalRag(nn.Module):
             rows.append(torch.cat([prompt, answer]))
             # What predicts a token stands one place before it.
             places.append(torch.arange(len(answer)) + len(prompt) - 1)
-        layout = lay_out(rows, packed=self.packing)
+        layout = lay_out(rows, self.packing)
         flat = torch.cat([at + start for start, at in zip(layout.starts, places, strict=True)])
         with self._only(flat.to(labels.device)):
             logits: Tensor = self.generator(**layout.inputs, use_cache=False).logits

@@ -63,7 +63,8 @@ def _load_config(folder: str | Path) -> Any:
     if config.get("model_type") != "rag":
         raise ValueError(
             f'{folder}: expected a RAG checkpoint, found model type "{config.get("model_type")}". '
-            "Join question encoder and generator first: `rag-finetune assemble`."
+            "Join question encoder and generator first: `rag-finetune assemble`; with a "
+            "decoder-only generator, `rag-finetune train-causal` then trains them."
         )
     return RagConfig.from_pretrained(folder)
 

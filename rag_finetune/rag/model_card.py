@@ -113,7 +113,7 @@ def origin_of_checkpoint(name_or_path: str) -> Origin:
             tells nothing.
     """
     if not Path(name_or_path).is_dir():
-        return Origin({}, [name_or_path] if name_or_path else [])
+        return Origin({}, [name_or_path])
     try:
         data = ModelCard(read_text(Path(name_or_path) / CARD)).data.to_dict()
     except (OSError, ValueError, yaml.YAMLError):

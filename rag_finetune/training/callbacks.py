@@ -155,12 +155,16 @@ def trainable_table(
 ) -> str:
     """A table of what trains: part, parameters, learning rate.
 
-    A part that has a rate and no network is not loaded, as the context encoder of an index.
+    Where less than all of a part learns, as adapters do, how much of it does. A part that has a
+    rate and no network is not loaded, as the context encoder of an index.
     """
     rows = [("part", "parameters", "learning rate")]
     for name, module in parts.items():
-        count = parameter_count(module)
-        rows.append((name, f"{count:,}", f"{rates[name]:g}" if name in trainable else "frozen"))
+        count = f"{parameter_count(module):,}"
+        if name in trainable and not all(p.requires_grad for p in module.parameters()):
+            learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            count = f"{learning:,} of {count}"
+        rows.append((name, count, f"{rates[name]:g}" if name in trainable else "frozen"))
     rows += [(name, "in index", "frozen") for name in rates if name not in parts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(_row(row, widths) for row in rows)

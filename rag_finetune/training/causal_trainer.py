@@ -73,9 +73,7 @@ class CausalRagTrainer(RagTrainer):
                     f"{flag} weighs passages against each other, and a joined prompt is read as "
                     "one. Leave it out, or assemble with --reading ensemble."
                 )
-        if args.packing:
-            require_packing(rag.model.generator)
-        rag.model.packing = args.packing
+        rag.model.packing = require_packing(rag.model.generator) if args.packing else None
         if args.load_in_4bit:
             to_four_bits(rag.model.generator, args.device)
         super().__init__(rag, args, train_dataset, eval_dataset, **kwargs)
