@@ -6,8 +6,9 @@ import pytest
 import tiny_causal
 import torch
 from test_causal_model import asked
+from transformers import GenerationConfig
 
-from rag_finetune.rag.causal_decoding import Draw, Mixture, settings_of
+from rag_finetune.rag.causal_decoding import WARPERS, Draw, Mixture, _warpers, settings_of
 from rag_finetune.rag.decoding import decode
 
 END = 1
@@ -113,8 +114,26 @@ def test_sampled_answers_differ_are_ordered_and_hold_to_the_warpers(tmp_path):
     greedy = decode(rag.model, contexts, max_new_tokens=4)
     top = decode(rag.model, contexts, **options, top_k=1)
     assert top.sequences[::4].tolist() == greedy.sequences.tolist()
+    likeliest = decode(rag.model, contexts, **options, min_p=1.0)
+    assert likeliest.sequences[::4].tolist() == greedy.sequences.tolist()
     with pytest.raises(ValueError, match=r"do_sample goes with num_beams 1"):
         decode(rag.model, contexts, do_sample=True, num_beams=2)
+
+
+def test_what_sampling_does_to_scores_is_what_transformers_does(tmp_path):
+    """The same warpers in the same order, for settings that each change something."""
+    changed = {"temperature": 0.7, "top_h": 0.4, "top_k": 7, "top_p": 0.8, "min_p": 0.1}
+    changed |= {"typical_p": 0.9, "epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3}
+    assert changed.keys() == WARPERS.keys()
+    settings = GenerationConfig(do_sample=True, **changed)
+    theirs = tiny_causal.network()._get_logits_processor(settings)
+    ours = _warpers(settings)
+    assert [type(warper) for warper in ours] == [type(warper) for warper in theirs]
+    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    for warper, reference in zip(ours, theirs, strict=True):
+        assert warper(None, scores).equal(reference(None, scores))
+    idle = GenerationConfig(do_sample=True, **{name: idle for name, (_, idle) in WARPERS.items()})
+    assert _warpers(idle) == []
 
 
 def test_the_mixture_gives_all_prompts_the_same_scores():

@@ -155,6 +155,15 @@ def test_adapters_are_not_taken_up_by_a_run_without_any(tmp_path):
 
 
 @pytest.mark.slow
+def test_adapters_of_another_rank_are_not_taken_up(tmp_path):
+    pytest.importorskip("peft")
+    train_causal(tmp_path / "a", lora_rank=2, save_strategy="steps", save_steps=1)
+    midway = str(tmp_path / "a/run/checkpoint-1")
+    with pytest.raises(ValueError, match=r"trained with --lora_rank 2, found 4\. Go on with the"):
+        train_causal(tmp_path / "b", lora_rank=4, resume=midway)
+
+
+@pytest.mark.slow
 def test_adapters_of_weights_in_four_bits_are_not_taken_up_beside_whole_ones(tmp_path):
     pytest.importorskip("peft")
     train_causal(tmp_path / "a", lora_rank=2, save_strategy="steps", save_steps=1)

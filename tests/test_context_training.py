@@ -240,6 +240,33 @@ def test_the_best_checkpoint_brings_its_context_encoder_along(tmp_path):
     assert trainer.retriever.index.manifest.fingerprint == expected.fingerprint()
 
 
+def test_of_evaluations_that_cannot_see_the_context_encoder_the_last_is_the_best(tmp_path):
+    trainer = train_tiny(
+        tmp_path,
+        max_steps=3,
+        **{**ALONE, **SAVED, "index_refresh_steps": 500},
+        eval_questions=tiny_rag.questions(4),
+        eval_strategy="steps",
+        eval_steps=1,
+        predict_with_generate=False,
+        metric_for_best_model="loss",
+        load_best_model_at_end=True,
+    )
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(losses) == 3 and len(set(losses)) == 1
+    assert trainer.state.best_global_step == 3
+
+
+def test_saving_again_when_all_is_finished_leaves_model_and_index_of_one_encoder(tmp_path):
+    """As an upload does. A checkpoint before the first refresh has placed the old index."""
+    options = {**ALONE, **SAVED, "index_refresh_steps": 500}
+    trainer = train_tiny(tmp_path, max_steps=2, **options)
+    trainer.finish({})
+    trainer.save_model()
+    load_rag(tmp_path / "run")  # holds the index to the encoder that made it
+    assert trainer.retriever.index.manifest.fingerprint == trainer.context_encoder.fingerprint()
+
+
 def test_without_refresh_the_index_stays_and_the_encoder_is_left_beside_it(tmp_path):
     trainer = train_tiny(tmp_path, trainable=["context_encoder"], index_refresh="none")
     trainer.finish({})

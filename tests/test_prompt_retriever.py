@@ -79,3 +79,16 @@ def test_a_question_that_leaves_no_room_is_refused(tmp_path):
     rag.retriever.require_room(["who ?"])
     with pytest.raises(ValueError, match="does not fit into max_combined_length 40"):
         rag.retriever.require_room(["who ?", "what is the house of ada ? " * 9])
+
+
+def test_the_numbers_of_all_passages_of_a_joined_prompt_need_room_too(tmp_path):
+    rag = tiny_causal.tiny_causal(tmp_path, reading="joined")
+    question, words = "what is the house of ada ?", rag.tokenizer.generator
+    empty = [{"title": "", "text": ""}] * rag.model.config.n_docs
+    [prompt] = rag.retriever.writer.write(words, [empty], [question], 100)
+    need = len(prompt)
+    rag.model.config.max_combined_length = need
+    rag.retriever.require_room([question])
+    rag.model.config.max_combined_length = need - 1
+    with pytest.raises(ValueError, match=f"has {need} of the generator's tokens"):
+        rag.retriever.require_room([question])

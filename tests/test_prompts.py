@@ -93,12 +93,29 @@ def test_an_answer_has_the_tokens_that_it_has_behind_its_prompt(make, text):
     assert [*prompt[len(writer.lead) :], *answer[:-1]] == expected
 
 
-def test_what_a_chat_template_puts_before_an_answer_is_learnt_with_it():
+def test_what_a_chat_template_puts_before_an_answer_alone_ends_the_prompt():
     words = tiny_causal.tokenizer()
     words.chat_template = tiny_causal.CHAT.replace("<assistant> {% endif", "{% endif")
     writer = writer_of(words, chat=True)
     [ids] = writer.answers(words, ["red"])
-    assert words.convert_ids_to_tokens(ids) == ["<assistant>", "red", "</s>"]
+    assert words.convert_ids_to_tokens(ids) == ["red", "</s>"]
+    [prompt] = writer.write(words, [[ADA]], [QUESTION], 100)
+    assert words.convert_ids_to_tokens(prompt)[-2:] == ["</s>", "<assistant>"]
+
+
+def test_an_empty_thought_of_a_chat_template_is_neither_learnt_nor_answered():
+    """As Qwen3's template does: it stands before an answer, and not where one is asked for."""
+    words = tiny_tokenizers.byte_level_bpe(tiny_tokenizers.PLAIN, 400)
+    words.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]\n{% if m.role == 'assistant' %}<think>\n\n</think>"
+        "\n\n{% endif %}{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+    )
+    writer = writer_of(words, chat=True)
+    [answer] = writer.answers(words, ["Paris"])
+    assert words.decode(answer, skip_special_tokens=True) == "Paris"
+    [prompt] = writer.write(words, [[ADA]], [QUESTION], 400)
+    assert words.decode(prompt).endswith("[assistant]\n<think>\n\n</think>\n\n")
 
 
 def test_a_tokenizer_without_an_end_is_refused():

@@ -158,6 +158,7 @@ def join_parts(
         model, tokenizer = join_decoder_only(
             encoder, generator, prompting, generation=generation or {}, **numbers
         )
+        model.parts = {"question_encoder": question_encoder, "generator": generator}
     else:
         require_no_prompting(generator, prompting)
         length = PASSAGE_TOKENS if max_combined_length is None else max_combined_length

@@ -10,18 +10,36 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
+    TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from rag_finetune.losses.likelihood import doc_log_probs
 from rag_finetune.rag.causal_model import IGNORED, CausalRag
 from rag_finetune.rag.decoded import Decoded
 from rag_finetune.rag.scoring import Contexts
+
+# What changes scores where answers are sampled, in Transformers' order, each with the value that
+# changes nothing.
+WARPERS: dict[str, tuple[Any, float | None]] = {
+    "temperature": (TemperatureLogitsWarper, 1.0),
+    "top_h": (TopHLogitsWarper, None),
+    "top_k": (TopKLogitsWarper, 0),
+    "top_p": (TopPLogitsWarper, 1.0),
+    "min_p": (MinPLogitsWarper, None),
+    "typical_p": (TypicalLogitsWarper, 1.0),
+    "epsilon_cutoff": (EpsilonLogitsWarper, 0.0),
+    "eta_cutoff": (EtaLogitsWarper, 0.0),
+}
 
 
 class Mixture(LogitsProcessor):
@@ -92,7 +110,7 @@ def decode_causal(
         processors.append(Mixture(asked.doc_scores))
     if draws:
         processors += [*_warpers(settings), Draw(prompts)]
-        settings.update(do_sample=False, temperature=None, top_k=None, top_p=None)
+        settings.update(do_sample=False, **dict.fromkeys(WARPERS))
     settings.num_return_sequences = each
     found = model.generator.generate(
         asked.input_ids,
@@ -135,14 +153,9 @@ def settings_of(model: CausalRag, generation: dict[str, Any]) -> GenerationConfi
 
 def _warpers(settings: GenerationConfig) -> list[LogitsProcessor]:
     """What sampling does to scores, as `generate` would, for after they are mixed."""
-    found: list[LogitsProcessor] = []
-    if settings.temperature is not None and settings.temperature != 1.0:
-        found.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k:
-        found.append(TopKLogitsWarper(settings.top_k))
-    if settings.top_p is not None and settings.top_p < 1.0:
-        found.append(TopPLogitsWarper(settings.top_p))
-    return found
+    asked = {name: getattr(settings, name) for name in WARPERS}
+    kinds = WARPERS.items()
+    return [kind(asked[name]) for name, (kind, idle) in kinds if asked[name] not in (None, idle)]
 
 
 def _until_end(found: Tensor, end: int | list[int] | None) -> Tensor:

@@ -49,6 +49,7 @@ class CausalRag(nn.Module):
         generator: any model of AutoModelForCausalLM.
         template: how prompts are written.
         max_target_length: tokens of an answer at most, its end included.
+        parts: names of the networks, of each role, where it was joined from these; else empty.
         packing: how short prompts with given answers share a row; None where they do not.
         retriever: finds passages and writes prompts; None for none.
     """
@@ -67,6 +68,7 @@ class CausalRag(nn.Module):
         self.question_encoder: Any = question_encoder
         self.generator = generator
         self.template, self.max_target_length = template, max_target_length
+        self.parts: dict[str, str] = {}
         self.packing: Packing | None = None
         self.retriever: PromptRetriever | None = None
 

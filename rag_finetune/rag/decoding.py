@@ -52,7 +52,8 @@ def decode(
     """
     generation = {name: value for name, value in generation.items() if value is not None}
     if "max_length" in generation:  # else a max_new_tokens of the model's settings would win
-        generation.setdefault("max_new_tokens", generation.pop("max_length") - 1)
+        start = 0 if isinstance(model, CausalRag) else 1  # the token that a decoder begins with
+        generation.setdefault("max_new_tokens", generation.pop("max_length") - start)
     settings = _settings(model, generation)
     per_search = settings["num_beams"] if not settings["do_sample"] else num_return_sequences
     if isinstance(model, CausalRag):

@@ -96,13 +96,12 @@ def _require_same_encoder(model: str, index: Path, reference: dict[str, Any]) ->
         return  # of words only: there are no vectors to be another encoder's
     elif found not in (expected, reference.get(OWN)):
         wanted = (reference.get("context_encoder") or {}).get("name")
-        by_it = f" --context_encoder {wanted}" if wanted else ""
         have = (manifest.get("encoder") or {}).get("name")
         raise ValueError(
             f"{index}: expected vectors of the encoder with fingerprint {expected:.12} "
             f"({wanted or 'unknown'}), as {model} was made with, found those of {have} "
-            f"({found:.12}). Give the index that belongs to this model, or build one: rag-finetune "
-            f"index{by_it}"
+            f"({found:.12}). Give the index that belongs to this model, or build one by its "
+            "encoder: rag-finetune index."
         )
 
 

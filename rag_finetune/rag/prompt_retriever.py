@@ -101,7 +101,8 @@ class PromptRetriever(RagIndexRetriever):
         Raises:
             ValueError: one does not, without any passage.
         """
-        nothing = [[NOTHING]] * len(questions)
+        joined = self.writer.template.reading == "joined"  # each passage has a number
+        nothing = [[NOTHING] * (self.config.n_docs if joined else 1)] * len(questions)
         limit = self.config.max_combined_length
         self.writer.write(self.generator_tokenizer, nothing, questions, limit)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rag_finetune.rag.prompt_template import FIELD, PromptTemplate, render_chat
+from rag_finetune.rag.prompt_template import FIELD, Piece, PromptTemplate, render_chat
 
 ANCHOR = "a"  # what an answer is tokenised behind where a prompt ends with its question
 ANSWER = "RagAnswerHere"
@@ -41,6 +41,9 @@ class PromptWriter:
         # A chat template writes the tokens that begin a sequence itself.
         self.lead = [] if template.chat else leading_tokens(tokenizer)
         self._before = self._gap(tokenizer)
+        if self._before.strip():  # words of a chat template, such as an empty thought: not to learn
+            self.pieces.append(Piece(self._before, ""))
+            self._before = ""
 
     def write(
         self,
@@ -91,7 +94,11 @@ class PromptWriter:
         return rows
 
     def _gap(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """What stands between prompt and answer: what a chat template puts there, or a space."""
+        """What stands between prompt and answer: what a chat template puts there, or a space.
+
+        Words that it puts there for an answer and not for a prompt belong to the prompt: Qwen3's
+        are "<think>" and "</think>" around nothing, which `generate` would otherwise write.
+        """
         tail = self.pieces[-1].text
         if not self.template.chat:
             return "" if tail[-1:].isspace() else " "

@@ -167,6 +167,11 @@ class CausalRagTrainer(RagTrainer):
                 f"{folder}: was trained {found} adapters. Go on with the same --lora_rank."
             )
         then = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))
+        if then["lora_rank"] != self.args.lora_rank:
+            raise ValueError(
+                f"{folder}: was trained with --lora_rank {then['lora_rank']}, found "
+                f"{self.args.lora_rank}. Go on with the same one."
+            )
         if then["load_in_4bit"] is not self.args.load_in_4bit:
             found = "weights in 4 bits" if then["load_in_4bit"] else "whole weights"
             raise ValueError(

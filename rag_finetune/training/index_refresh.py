@@ -203,11 +203,23 @@ class IndexRefresh(TrainerCallback):
         self._building = self._build = None
 
     def _begin(self, step: int) -> None:
-        """Start a process that encodes the passages."""
+        """Start a process that encodes the passages.
+
+        Raises:
+            OSError: on all processes, where the first could not.
+        """
         self._building, self._snapshot_step = self._target(step), step
         self._began = time.monotonic()
+        failure = None
         if self.is_first and not self._building.is_dir():
-            self._build = BackgroundBuild(self.retriever.index.folder, self.encoder, self._building)
+            source = self.retriever.index.folder
+            try:
+                self._build = BackgroundBuild(source, self.encoder, self._building)
+            except OSError as error:
+                failure = str(error)
+        failure = from_first(failure)
+        if failure is not None:  # the others would wait for this process
+            raise OSError(failure)
 
     def _look(self, step: int, is_last: bool) -> None:
         """Take the new index once the process that makes it has ended.

@@ -108,11 +108,10 @@ class RagSaver(RagEvaluator):
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        origin = self._origin  # saving takes the names of the networks away
         save_rag(self.rag.model, self.rag.tokenizer, folder)
         self._place_index(folder)
         write_json(folder / ARGUMENTS, self.args.public_dict())
-        self._save_card(folder, origin)
+        self._save_card(folder)
 
     def _index_mode(self) -> str:
         """How the index goes with a checkpoint."""
@@ -132,7 +131,7 @@ class RagSaver(RagEvaluator):
             index = self._placed_index or self.retriever.index
             place_index(index, folder, self.args.save_index, ours=False, retrieval=way)
 
-    def _save_card(self, folder: Path, origin: Origin) -> None:
+    def _save_card(self, folder: Path) -> None:
         """Write the model card of a folder that is saved."""
         index, args = self.retriever.index, self.args
         is_inside = self._index_mode() == "copy"
@@ -149,7 +148,7 @@ class RagSaver(RagEvaluator):
         save_model_card(
             folder,
             self.rag.model,
-            origin,
+            self._origin,
             CardIndex(index.manifest, is_inside),
             training={**self.data_names, **training},
             metrics=self._card_metrics(is_final=folder == Path(str(args.output_dir))),
@@ -162,12 +161,7 @@ class RagSaver(RagEvaluator):
         model = self.rag.model
         if checkpoint := getattr(model.config, "_name_or_path", ""):
             return origin_of_checkpoint(checkpoint)
-        networks = {
-            "question_encoder": model.rag.question_encoder,
-            "generator": model.rag.generator,
-        }
-        names = {role: network.config._name_or_path for role, network in networks.items()}
-        return origin_of_parts(**{role: name for role, name in names.items() if name})
+        return origin_of_parts(**getattr(model, "parts", {}))
 
     def _card_metrics(self, is_final: bool) -> dict[str, float]:
         """Validation figures of the weights that are saved; empty where they were not taken."""
