@@ -662,9 +662,8 @@ def test_batches_may_come_as_they_are_ready(train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_workers_may_be_started_afresh(train, context):
-    helped = train(dataloader_num_workers=1, dataloader_multiprocessing_context=context)
+def test_workers_may_be_started_afresh(train):
+    helped = train(dataloader_num_workers=1, dataloader_multiprocessing_context="spawn")
     assert logged(helped, "loss") == pytest.approx(logged(train(), "loss"), rel=1e-6)
 
 

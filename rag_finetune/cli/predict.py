@@ -64,12 +64,12 @@ def main(argv: list[str]) -> int:
     require_usable_index(args.model_name_or_path, args.index)
     questions = read_questions(args.questions)
 
-    from transformers import set_seed
+    import torch
 
     from rag_finetune.rag.checkpoint import load_rag
     from rag_finetune.rag.generation import iter_answers
 
-    set_seed(args.seed)
+    torch.manual_seed(args.seed)
     rag = load_rag(
         args.model_name_or_path,
         index=args.index,
