@@ -32,6 +32,14 @@ from rag_finetune.training.options import PARTS, TRAINABLE
 
 ALONE = {"trainable": ["context_encoder"], "index_refresh": "blocking", "index_refresh_steps": 2}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
+CHOSEN = {  # the best of all steps, by what validation says without answering
+    "eval_questions": tiny_rag.questions(4),
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "predict_with_generate": False,
+    "load_best_model_at_end": True,
+}
+LATE = {"index_refresh_steps": 500}  # than the last step
 # The other three of the seven subsets are those of test_rag_trainer.py.
 SUBSETS = [
     list(parts)
@@ -222,13 +230,9 @@ def test_the_best_checkpoint_brings_its_context_encoder_along(tmp_path):
         max_steps=4,
         **ALONE,
         **SAVED,
-        eval_questions=tiny_rag.questions(4),
-        eval_strategy="steps",
-        eval_steps=1,
-        predict_with_generate=False,
+        **CHOSEN,
         save_total_limit=None,
         learning_rate=0.1,
-        load_best_model_at_end=True,
     )
     best = tmp_path / f"run/checkpoint-{trainer.state.best_global_step}"
     folder = best / "context_encoder"
@@ -241,17 +245,8 @@ def test_the_best_checkpoint_brings_its_context_encoder_along(tmp_path):
 
 
 def test_of_evaluations_that_cannot_see_the_context_encoder_the_last_is_the_best(tmp_path):
-    trainer = train_tiny(
-        tmp_path,
-        max_steps=3,
-        **{**ALONE, **SAVED, "index_refresh_steps": 500},
-        eval_questions=tiny_rag.questions(4),
-        eval_strategy="steps",
-        eval_steps=1,
-        predict_with_generate=False,
-        metric_for_best_model="loss",
-        load_best_model_at_end=True,
-    )
+    options = {**ALONE, **LATE, **SAVED, **CHOSEN, "metric_for_best_model": "loss"}
+    trainer = train_tiny(tmp_path, max_steps=3, **options)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(losses) == 3 and len(set(losses)) == 1
     assert trainer.state.best_global_step == 3
@@ -259,8 +254,7 @@ def test_of_evaluations_that_cannot_see_the_context_encoder_the_last_is_the_best
 
 def test_saving_again_when_all_is_finished_leaves_model_and_index_of_one_encoder(tmp_path):
     """As an upload does. A checkpoint before the first refresh has placed the old index."""
-    options = {**ALONE, **SAVED, "index_refresh_steps": 500}
-    trainer = train_tiny(tmp_path, max_steps=2, **options)
+    trainer = train_tiny(tmp_path, max_steps=2, **{**ALONE, **LATE, **SAVED})
     trainer.finish({})
     trainer.save_model()
     load_rag(tmp_path / "run")  # holds the index to the encoder that made it

@@ -95,13 +95,12 @@ def _require_same_encoder(model: str, index: Path, reference: dict[str, Any]) ->
     elif not found:
         return  # of words only: there are no vectors to be another encoder's
     elif found not in (expected, reference.get(OWN)):
-        wanted = (reference.get("context_encoder") or {}).get("name")
+        wanted = (reference.get("context_encoder") or {}).get("name") or "unknown"
         have = (manifest.get("encoder") or {}).get("name")
         raise ValueError(
-            f"{index}: expected vectors of the encoder with fingerprint {expected:.12} "
-            f"({wanted or 'unknown'}), as {model} was made with, found those of {have} "
-            f"({found:.12}). Give the index that belongs to this model, or build one by its "
-            "encoder: rag-finetune index."
+            f"{index}: expected vectors of the encoder with fingerprint {expected:.12} ({wanted}), "
+            f"as {model} was made with, found those of {have} ({found:.12}). Give the index that "
+            "belongs to this model, or build one by its encoder: rag-finetune index."
         )
 
 

@@ -121,18 +121,19 @@ def require_packing(generator: Any) -> Packing:
     apart = _difference(generator, by_positions)
     if apart <= SAME:
         return by_positions
+    reason: Exception | None = None
     # The mask would take the place of one that holds the window, wider than what is tried here.
     if getattr(generator.config.get_text_config(), "sliding_window", None) is None:
         packing = by_mask(generator)
         try:
             if _difference(generator, packing) <= SAME:
                 return packing
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            pass  # it wants a mask of two dimensions
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = error  # it wants a mask of two dimensions
     raise ValueError(
         f"{type(generator).__name__} does not keep packed sequences apart: their logits differ "
         f"by {apart:.2g} of the largest. Leave --packing out."
-    )
+    ) from reason
 
 
 def _difference(generator: Any, packing: Packing) -> float:

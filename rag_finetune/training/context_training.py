@@ -24,7 +24,6 @@ from rag_finetune.training.fresh_vectors import FreshSearcher, fresh_vectors
 from rag_finetune.training.index_refresh import IndexRefresh
 from rag_finetune.training.index_versions import index_of_checkpoint, record_version
 from rag_finetune.training.rag_retrieval import RagRetrieval
-from rag_finetune.training.setup import eval_loss_at
 
 
 class ContextTraining(RagRetrieval):
@@ -206,20 +205,13 @@ class ContextTraining(RagRetrieval):
 
     # ---- Saving and loading ----
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As without a context encoder; of figures that are all equal, the later are taken.
+    def _wins_tie(self, loss: float, best_loss: float) -> bool:
+        """As without a context encoder; where the losses are equal too, the later is.
 
         Validation goes by the index: until the next one, no figure sees the context encoder.
         """
-        state, name = self.state, str(self.args.metric_for_best_model).removeprefix("eval_")
-        best, best_loss = state.best_metric, eval_loss_at(state.log_history, state.best_global_step)
-        if super()._determine_best_metric(metrics, trial):
-            return True
-        found = (metrics.get(f"eval_{name}"), metrics.get("eval_loss"))
-        if self.refresh is None or found != (best, best_loss):
-            return False
-        state.best_global_step = state.global_step
-        return True
+        is_unseen = self.refresh is not None and loss == best_loss
+        return is_unseen or super()._wins_tie(loss, best_loss)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write the folder, and in it the context encoder, unless its index holds it already."""

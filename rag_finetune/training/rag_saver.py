@@ -54,10 +54,14 @@ class RagSaver(RagEvaluator):
             return True
         name = str(self.args.metric_for_best_model).removeprefix("eval_")
         is_tied = metrics.get(f"eval_{name}") == best
-        if not is_tied or not metrics.get("eval_loss", best_loss) < best_loss:
+        if not is_tied or not self._wins_tie(metrics.get("eval_loss", best_loss), best_loss):
             return False
         state.best_global_step = state.global_step
         return True
+
+    def _wins_tie(self, loss: float, best_loss: float) -> bool:
+        """Whether the later of two evaluations with the same figure is the better."""
+        return loss < best_loss
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Warn about missing weights, but not about those that are tied to one that is there."""
