@@ -116,12 +116,14 @@ def test_searches_refuse_what_only_networks_have(monkeypatch, capsys, flag):
 
 
 def test_the_table_of_memory_has_a_cell_for_every_size():
-    words = "--sizes tiny --dtypes fp32 bf16 --n_docs 2 --lengths 32 --batch_sizes 1 --device cpu"
+    words = "--sizes tiny --dtypes fp32 bf16 --n_docs 2 --lengths 32 --batch_sizes 1 2 --device cpu"
     found = run([str(ROOT / "benchmarks/memory_table.py"), *words.split()])
     assert found["benchmark"] == "memory"
     assert [(cell["batch_size"], cell["dtype"]) for cell in found["cells"]] == [
         (1, "fp32"),
         (1, "bf16"),
+        (2, "fp32"),
+        (2, "bf16"),
     ]
     assert all(cell["gb"] > 0 for cell in found["cells"])
 
