@@ -22,7 +22,7 @@ import side_by_side
 import torch
 from transformers import DPRConfig, DPRContextEncoder, PreTrainedTokenizerFast
 
-from rag_finetune.encoders import encode
+from rag_finetune.encoders.encode import tokens_per_batch
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.build import build_index
 
@@ -93,7 +93,6 @@ def ours(args: Any, encoder: TextEncoder, passages: list[dict[str, str]]) -> np.
 
 def sides_of(args: Any) -> tuple[TextEncoder, dict[str, Callable[[], np.ndarray]]]:
     """The encoder, and a call of each side."""
-    encode.TOKENS_PER_BATCH = args.tokens_per_batch
     encoder = build_encoder(args)
     passages = build_passages(args, encoder)
     return encoder, {
@@ -156,7 +155,7 @@ def measure(args: Any) -> dict[str, Any]:
             "dtype": args.dtype,
             "passages": args.passages,
             "texts": "synthetic" if args.text is None else args.text.name,
-            "tokens_per_batch": args.tokens_per_batch,
+            "tokens_per_batch": tokens_per_batch(encoder.model),
             "dimension": encoder.dimension,
             "repeats": args.repeats,
         },
@@ -169,7 +168,6 @@ def main() -> None:
     parser = side_by_side.make_parser(__doc__)
     parser.add_argument("--passages", type=int, default=600)
     parser.add_argument("--text", type=Path, help="real passages, one a line; default: synthetic")
-    parser.add_argument("--tokens_per_batch", type=int, default=encode.TOKENS_PER_BATCH)
     parser.add_argument("--tokenizer", type=Path, default=DATA / "starter/context_encoder")
     args = parser.parse_args()
     args.words = sys.argv[1:]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny_rag
 import torch
+from transformers import DPRConfig, DPRContextEncoder
 
 from rag_finetune.encoders import encode
 from rag_finetune.encoders.encode import (
@@ -88,12 +89,41 @@ def test_nothing_to_encode_gives_no_vectors(encoder):
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [1] * 50, [70, 3, 3, 90, 1], list(range(1, 40))])
-def test_batches_hold_every_row_once_and_stay_within_the_budget(monkeypatch, lengths):
-    monkeypatch.setattr(encode, "TOKENS_PER_BATCH", 64)
-    batches = list(encode.length_batches(lengths))
+def test_batches_hold_every_row_once_and_stay_within_the_budget(lengths):
+    batches = list(encode.length_batches(lengths, 64))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 64
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "tokens"),
+    [(768, "cpu", 1024), (1024, "cpu", 768), (16, "cpu", 16_384), (768, "meta", 16_384)],
+)
+def test_a_processor_gets_batches_whose_states_it_need_not_ask_the_system_for(
+    width, device, tokens
+):
+    config = DPRConfig(vocab_size=8, hidden_size=width, num_attention_heads=1, num_hidden_layers=1)
+    with torch.device("meta"):
+        model = DPRContextEncoder(config)
+    if device == "cpu":
+        model.to_empty(device="cpu")
+    assert encode.tokens_per_batch(model) == tokens
+
+
+def test_batches_of_a_processor_are_within_that_and_their_vectors_as_before(encoder, monkeypatch):
+    expected = encoder.encode(TEXTS, TITLES)
+    monkeypatch.setattr(encode, "CPU_STATES_PER_BATCH", 100 * 16)
+    shapes, forward = [], encoder.model.forward
+
+    def watched(**batch):
+        shapes.append(batch["input_ids"].numel())
+        return forward(**batch)
+
+    monkeypatch.setattr(encoder.model, "forward", watched)
+    np.testing.assert_allclose(encoder.encode(TEXTS, TITLES), expected, rtol=1e-5, atol=1e-5)
+    assert len(shapes) > 2
+    assert max(shapes) <= 100
 
 
 def test_a_batch_that_is_large_enough_takes_no_text_that_is_much_shorter(monkeypatch):

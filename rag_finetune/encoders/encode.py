@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
+from rag_finetune.encoders.first_token import first_token_alone
+
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
+# On a processor: tokens times width. Of larger ones each activation is taken from the system
+# anew, a page at a time: a sixth of the time for BERT-base in float32.
+CPU_STATES_PER_BATCH = 1_024 * 768
 ENOUGH_TOKENS = 2_048  # a batch of so many ends where the next text would be padded by an eighth
 TEXTS_PER_BLOCK = 512  # what a crash loses at most; batches within hold little padding
 DTYPES = ("float32", "bfloat16", "auto")
@@ -91,8 +96,9 @@ def encode_block(
     autocast = torch.autocast(
         encoder.model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"
     )
-    with evaluation_mode(encoder.model), torch.inference_mode(), autocast:
-        for batch in length_batches(lengths):
+    inference = torch.inference_mode()
+    with evaluation_mode(encoder.model), first_token_alone(encoder.model), inference, autocast:
+        for batch in length_batches(lengths, tokens_per_batch(encoder.model)):
             vectors[batch] = encoder.forward([token_ids[row] for row in batch])
             advance(len(batch))
     return vectors, [row for row, length in enumerate(lengths) if length >= encoder.max_length]
@@ -136,18 +142,31 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def length_batches(lengths: Sequence[int], most_texts: int | None = None) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, each of at most TOKENS_PER_BATCH padded tokens.
+def tokens_per_batch(model: Any) -> int:
+    """Padded tokens that a batch has at most, where a network gives states and keeps none."""
+    if model.device.type != "cpu":
+        return TOKENS_PER_BATCH
+    width = getattr(model.config, "hidden_size", 768)
+    return min(TOKENS_PER_BATCH, CPU_STATES_PER_BATCH // width)
+
+
+def length_batches(
+    lengths: Sequence[int], most_tokens: int | None = None, most_texts: int | None = None
+) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length.
 
     Args:
         lengths: tokens of each text.
+        most_tokens: padded tokens a batch at most; a text that is longer is one alone. None for
+            TOKENS_PER_BATCH.
         most_texts: texts a batch at most; None for no such limit.
     """
+    most_tokens = TOKENS_PER_BATCH if most_tokens is None else most_tokens
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch:
             longest = lengths[batch[0]]
-            is_full = (len(batch) + 1) * longest > TOKENS_PER_BATCH or len(batch) == most_texts
+            is_full = (len(batch) + 1) * longest > most_tokens or len(batch) == most_texts
             is_shorter = lengths[row] < longest * 7 / 8
             if is_full or (is_shorter and len(batch) * longest >= ENOUGH_TOKENS):
                 yield batch

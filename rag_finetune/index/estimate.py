@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from rag_finetune.encoders.encode import TEXTS_PER_BLOCK, TOKENS_PER_BATCH
+from rag_finetune.encoders.encode import TEXTS_PER_BLOCK, tokens_per_batch
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.dense import TRAIN_ROWS
 from rag_finetune.index.types import IVF_BYTES
@@ -47,7 +47,7 @@ def estimate_need(
     # The work folder's vectors, the passages with their vectors, the FAISS file.
     disk = round((1 - share_done) * vectors) + (text_bytes + vectors) + dense
     width = getattr(encoder.model.config, "hidden_size", encoder.dimension)
-    batch = TOKENS_PER_BATCH * width * ACTIVATIONS * FLOAT_BYTES
+    batch = tokens_per_batch(encoder.model) * width * ACTIVATIONS * FLOAT_BYTES
     block = TEXTS_PER_BLOCK * (encoder.dimension * FLOAT_BYTES * 2 + encoder.max_length * ID_BYTES)
     # Encoding is over before a FAISS index is made; only a flat one goes straight to the disk.
     sample = min(vectors, TRAIN_ROWS * FLOAT_BYTES * encoder.dimension) if dense < vectors else 0

@@ -81,7 +81,7 @@ class IndexJob:
             dtype=self.dtype,
             batching=[
                 encode.TEXTS_PER_BLOCK,
-                encode.TOKENS_PER_BATCH,
+                encode.tokens_per_batch(self.encoder.model),
                 encode.ENOUGH_TOKENS,
             ],
             n_passages=corpus.n_passages,

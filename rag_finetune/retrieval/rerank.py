@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils.logging import tqdm
 
 from rag_finetune.encoders.dpr import bert_from_dpr
-from rag_finetune.encoders.encode import evaluation_mode, length_batches
+from rag_finetune.encoders.encode import evaluation_mode, length_batches, tokens_per_batch
 from rag_finetune.encoders.load import (
     load_context_encoder,
     load_question_encoder,
@@ -72,7 +72,8 @@ class Reranker:
         with bar, evaluation_mode(self.model), torch.inference_mode():
             for start in range(0, len(pairs), PAIRS_PER_BLOCK):
                 token_ids = self.tokenize(pairs[start : start + PAIRS_PER_BLOCK])
-                for batch in length_batches([len(ids["input_ids"]) for ids in token_ids]):
+                lengths = [len(ids["input_ids"]) for ids in token_ids]
+                for batch in length_batches(lengths, tokens_per_batch(self.model)):
                     rows = [start + row for row in batch]
                     scores[rows] = self._forward([token_ids[row] for row in batch])
                     bar.update(len(batch))

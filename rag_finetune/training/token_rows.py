@@ -46,7 +46,8 @@ class TokenRows:
         Returns:
             See `TextBatch`.
         """
-        parts = list(length_batches([int(self.lengths[row]) for row in rows], most_texts))
+        lengths = [int(self.lengths[row]) for row in rows]
+        parts = list(length_batches(lengths, most_texts=most_texts))
         positions = torch.tensor([position for part in parts for position in part])
         return {
             "parts": [self._padded([rows[position] for position in part]) for part in parts],
