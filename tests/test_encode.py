@@ -8,6 +8,7 @@ import torch
 from transformers import DPRConfig, DPRContextEncoder
 
 from rag_finetune.encoders import encode
+from rag_finetune.encoders.dpr import encoder_of
 from rag_finetune.encoders.encode import (
     best_dtype,
     encode_block,
@@ -51,6 +52,14 @@ def test_any_batching_equals_one_text_at_a_time(encoder, monkeypatch, tokens, te
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, one_by_one(encoder), rtol=1e-5, atol=1e-5)
     assert np.ptp(vectors, axis=0).min() > 0.1  # one text's vector is not another's
+
+
+def test_the_last_layer_is_asked_for_the_first_token_alone(encoder):
+    shapes = []
+    last = encoder_of(encoder.model).bert_model.encoder.layer[-1]
+    last.output.register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
+    encoder.encode(TEXTS)
+    assert shapes == [(len(TEXTS), 1, 16)]
 
 
 def test_two_encodings_are_bit_equal(encoder):
@@ -113,7 +122,7 @@ def test_a_processor_gets_batches_whose_states_it_need_not_ask_the_system_for(
 
 def test_batches_of_a_processor_are_within_that_and_their_vectors_as_before(encoder, monkeypatch):
     expected = encoder.encode(TEXTS, TITLES)
-    monkeypatch.setattr(encode, "CPU_STATES_PER_BATCH", 100 * 16)
+    monkeypatch.setattr(encode, "CPU_NUMBERS_PER_BATCH", 100 * 16)
     shapes, forward = [], encoder.model.forward
 
     def watched(**batch):

@@ -3,7 +3,11 @@ import shutil
 import pytest
 import tiny_rag
 
+from rag_finetune.encoders import encode
 from rag_finetune.index.estimate import (
+    ACTIVATIONS,
+    ID_BYTES,
+    LIBRARIES,
     estimate_need,
     format_bytes,
     format_seconds,
@@ -25,6 +29,18 @@ def test_vectors_that_are_there_already_need_no_more_disk():
     encoder = tiny_rag.context_encoder()
     whole = estimate_need(encoder, 1000, 5000, 0.0, "Flat").disk
     assert whole - estimate_need(encoder, 1000, 5000, 0.75, "Flat").disk == 0.75 * 1000 * 16 * 4
+
+
+def test_memory_holds_a_batch_or_the_longest_text(monkeypatch):
+    encoder = tiny_rag.context_encoder()
+    encoder.max_length = 64
+    floor = LIBRARIES + weight_bytes() + 512 * (16 * 4 * 2 + 64 * ID_BYTES)
+    states = 16 * ACTIVATIONS * 4
+    assert estimate_need(encoder, 10, 0, 0.0, "Flat").memory == floor + 16_384 * states
+    monkeypatch.setattr(encode, "CPU_NUMBERS_PER_BATCH", 100 * 16)
+    assert estimate_need(encoder, 10, 0, 0.0, "Flat").memory == floor + 100 * states
+    monkeypatch.setattr(encode, "CPU_NUMBERS_PER_BATCH", 60 * 16)
+    assert estimate_need(encoder, 10, 0, 0.0, "Flat").memory == floor + 64 * states
 
 
 def test_memory_grows_with_the_passages_only_where_the_index_is_made_in_memory():

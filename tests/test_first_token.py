@@ -1,5 +1,9 @@
 """The first token's state is what the whole last layer gives; nothing else is computed."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
 import pytest
 import tiny_encoders
 import tiny_rag
@@ -82,13 +86,19 @@ def test_where_other_states_are_read_or_the_layer_is_another_nothing_changes(fam
 
 def test_texts_of_one_length_have_no_mask_and_the_same_vectors():
     model = dpr()
+    masks = []
+    first = encoder_of(model).bert_model.encoder.layer[0]
+    first.register_forward_pre_hook(lambda _, args: masks.append(args[1]))
     with first_token_alone(model):
         found = run(model, IDS[:2])
+    assert masks == [None]
     torch.testing.assert_close(found, run(model)[:2], rtol=1e-5, atol=1e-6)
 
 
-def test_under_bfloat16_it_is_as_near_as_bfloat16_is():
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_under_bfloat16_it_is_as_near_as_bfloat16_is(attention):
     model = dpr()
+    model.set_attn_implementation(attention)
     expected = run(model)
     with torch.autocast("cpu", torch.bfloat16), first_token_alone(model):
         found = run(model)
@@ -114,3 +124,38 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
         run(model)
     assert calls == [1]
     assert "forward" in vars(layer)
+
+
+def test_threads_that_share_a_network_get_what_each_asks_for():
+    model = dpr()
+    expected, network = run(model), encoder_of(model).bert_model
+    with first_token_alone(model):
+        alone = run(model)
+
+    def short(_):
+        with first_token_alone(model):
+            return torch.equal(run(model), alone)
+
+    def whole(_):
+        with torch.inference_mode():
+            return network(IDS)[0].shape == (3, 5, 16) and torch.equal(run(model), expected)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            tasks = [threads.submit(short if n % 2 else whole, n) for n in range(400)]
+            assert all(task.result() for task in tasks)
+    finally:
+        sys.setswitchinterval(interval)
+    assert "forward" not in vars(network.encoder.layer[-1])
+
+
+def test_a_copy_made_meanwhile_has_weights_of_its_own():
+    model = dpr()
+    with first_token_alone(model):
+        copied = deepcopy(model)
+    tiny_rag.spread(model, 0.5)
+    expected = run(copied)
+    with first_token_alone(copied):
+        torch.testing.assert_close(run(copied), expected, rtol=1e-5, atol=1e-6)

@@ -83,13 +83,16 @@ def test_finished_blocks_are_not_encoded_again_and_the_result_is_the_same(
         ("encoder", {}, {"seed": 2}),
         ("encoder", {}, {"width": 32}),
         ("passages", {}, {}),
+        ("batching", {}, {}),
     ],
 )
 def test_work_on_other_inputs_is_begun_anew_and_said(
-    tmp_path, encoded, capsys, what, options, encoder
+    tmp_path, encoded, capsys, monkeypatch, what, options, encoder
 ):
     interrupted(tmp_path / "index", after=3)
     encoded.clear()
+    if what == "batching":
+        monkeypatch.setattr(encode, "CPU_NUMBERS_PER_BATCH", 100 * 16)
     passages = tiny_rag.passages()
     if what == "passages":
         passages = passages.select(range(1, 20))

@@ -15,6 +15,7 @@ from transformers import (
     FunnelModel,
 )
 
+from rag_finetune.encoders import encode
 from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.retrieval.rerank import fit_logits, load_reranker, passage_text
 
@@ -42,6 +43,19 @@ def test_scores_of_a_batch_are_those_of_each_pair_alone(folders, n_logits):
     assert scores.dtype == np.float32
     assert scores.tolist() == pytest.approx(alone, abs=1e-5)
     assert np.ptp(scores) > 0.1
+
+
+def test_a_processor_scores_a_few_pairs_at_a_time(folders, monkeypatch):
+    reranker = load_reranker(folders[1])
+    expected = reranker.score(PAIRS)
+    shapes = []
+    reranker.model.register_forward_pre_hook(
+        lambda _, __, given: shapes.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    monkeypatch.setattr(encode, "CPU_NUMBERS_PER_BATCH", 60 * reranker.model.config.hidden_size)
+    np.testing.assert_allclose(reranker.score(PAIRS), expected, rtol=1e-5, atol=1e-6)
+    assert len(shapes) > 2
+    assert max(shapes) <= 60
 
 
 def test_two_logits_are_the_logit_of_the_second_classs_probability():

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
 
 TOKENS_PER_BATCH = 16_384
-# On a processor: tokens times width. Of larger ones each activation is taken from the system
-# anew, a page at a time: a sixth of the time for BERT-base in float32.
-CPU_STATES_PER_BATCH = 1_024 * 768
-ENOUGH_TOKENS = 2_048  # a batch of so many ends where the next text would be padded by an eighth
+# On a processor: tokens times width. glibc takes blocks above 32 MiB from the system anew each
+# time, a page after the other, and gives smaller ones back once many are free: a sixth of the time
+# of BERT-base in float32 on one core (EPYC); none of it at this size, whose widest are 12 MiB.
+CPU_NUMBERS_PER_BATCH = 1_024 * 768
+# A batch of so many ends where the next text would be padded by an eighth. Batches of a processor
+# are smaller where the network is wider than 384.
+ENOUGH_TOKENS = 2_048
 TEXTS_PER_BLOCK = 512  # what a crash loses at most; batches within hold little padding
 DTYPES = ("float32", "bfloat16", "auto")
 
@@ -75,7 +78,8 @@ def encode_block(
 ) -> tuple[np.ndarray, list[int]]:
     """Vectors of texts that are held in memory together.
 
-    The batches depend on these texts alone, so that whoever encodes a block gets the same bits.
+    The batches depend on these texts, the network's width and the kind of device, so that whoever
+    encodes a block on such a device gets the same bits.
 
     Args:
         encoder: tokenises the texts and runs the network.
@@ -147,7 +151,7 @@ def tokens_per_batch(model: Any) -> int:
     if model.device.type != "cpu":
         return TOKENS_PER_BATCH
     width = getattr(model.config, "hidden_size", 768)
-    return min(TOKENS_PER_BATCH, CPU_STATES_PER_BATCH // width)
+    return min(TOKENS_PER_BATCH, CPU_NUMBERS_PER_BATCH // width)
 
 
 def length_batches(

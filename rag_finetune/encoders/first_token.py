@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from rag_finetune.encoders.pooled import PooledEncoder
 _ATTENTIONS = ("sdpa", "eager")  # others pass masks of other shapes
 # Of Transformers, by name: importing the modules of all would take time. One is like the other.
 _LAYERS = ("BertLayer", "RobertaLayer", "XLMRobertaLayer")
+# A thread that reads all states of a network is not to get one because another asked for it.
+_SHORT: ContextVar[tuple[Any, ...]] = ContextVar("layers that this thread has short", default=())
+_LOCK = Lock()
 
 
 @contextmanager
@@ -31,11 +36,32 @@ def first_token_alone(model: Any) -> Iterator[None]:
     if layer is None:
         yield
         return
-    layer.forward = lambda *args, **kwargs: _of_first_token(layer, *args, **kwargs)
+    with _LOCK:
+        short = vars(layer).setdefault("forward", _Forward(layer))
+        short.users += 1
+    asked = _SHORT.set((*_SHORT.get(), layer))
     try:
         yield
     finally:
-        del layer.forward  # the class's again
+        _SHORT.reset(asked)
+        with _LOCK:
+            short.users -= 1
+            if not short.users:
+                del layer.forward  # the class's again
+
+
+class _Forward:
+    """The forward of a layer, for the first token alone in threads that ask for it."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.users = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        short = self.layer in _SHORT.get()
+        run = _of_first_token if short else type(self.layer).forward
+        states: Tensor = run(self.layer, *args, **kwargs)
+        return states
 
 
 def _last_layer(model: Any) -> Any:
@@ -55,7 +81,8 @@ def _last_layer(model: Any) -> Any:
     of_transformers = type(layer).__module__.startswith("transformers.models.")
     is_plain = of_transformers and type(layer).__name__ in _LAYERS and not layer.is_decoder
     # A forward of its own is that of hooks, such as those that move weights between devices.
-    return layer if is_plain and "forward" not in vars(layer) else None
+    is_own = isinstance(vars(layer).get("forward"), _Forward | None)
+    return layer if is_plain and is_own else None
 
 
 def _of_first_token(

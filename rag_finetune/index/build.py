@@ -38,7 +38,8 @@ def build_index(
 
     The work happens in `.NAME.building` beside the folder, which appears, complete, in one step.
     What a kill or an error leaves there is taken up by the next call with the same passages,
-    encoder and dtype: finished blocks are not encoded again, and give the same bits.
+    encoder, dtype and kind of device: finished blocks are not encoded again, and give the same
+    bits.
 
     Args:
         passages: with the strings id, document_id, title and text, none empty but the title; a

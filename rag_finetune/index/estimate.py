@@ -47,7 +47,8 @@ def estimate_need(
     # The work folder's vectors, the passages with their vectors, the FAISS file.
     disk = round((1 - share_done) * vectors) + (text_bytes + vectors) + dense
     width = getattr(encoder.model.config, "hidden_size", encoder.dimension)
-    batch = tokens_per_batch(encoder.model) * width * ACTIVATIONS * FLOAT_BYTES
+    tokens = max(tokens_per_batch(encoder.model), encoder.max_length)  # one text at least
+    batch = tokens * width * ACTIVATIONS * FLOAT_BYTES
     block = TEXTS_PER_BLOCK * (encoder.dimension * FLOAT_BYTES * 2 + encoder.max_length * ID_BYTES)
     # Encoding is over before a FAISS index is made; only a flat one goes straight to the disk.
     sample = min(vectors, TRAIN_ROWS * FLOAT_BYTES * encoder.dimension) if dense < vectors else 0

@@ -18,7 +18,8 @@ class Plan:
         passages: sha256 of the cut passages.
         encoder: fingerprint of the context encoder.
         dtype: what it computes in.
-        batching: passages a block, and what bounds a batch: other batches give other last bits.
+        batching: passages a block, and what bounds a batch, which depends on the kind of device:
+            other batches give other last bits.
         n_passages: number of passages.
         n_documents: number of documents that they were cut from.
         dimension: length of a vector.
