@@ -34,7 +34,7 @@ LASTING = (
     *((os, name) for name in ("fsync", "rename", "replace", "unlink", "rmdir")),
     (shutil, "rmtree"),
 )
-ENOUGH = 3  # of the moments of one line that was reached in one way, as of a loop over files
+ENOUGH = 2  # of the moments of one line that was reached in one way, as of a loop over files
 
 
 def passages(count: int) -> list[dict[str, str]]:

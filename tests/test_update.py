@@ -373,7 +373,7 @@ def test_an_update_killed_at_any_moment_leaves_one_of_the_versions_and_ends_the_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("index_type", "stride"), [("flat", 5), ("HNSW8,Flat", 7)])
+@pytest.mark.parametrize(("index_type", "stride"), [("flat", 7), ("HNSW8,Flat", 11)])
 def test_an_update_killed_before_many_changes_of_a_name(tmp_path, index_type, stride):
     seen = killed(tmp_path, index_type, stride, 5)
     assert seen["old"] >= 3 and seen["new"] >= 5
