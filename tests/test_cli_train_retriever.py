@@ -99,3 +99,10 @@ def test_passages_or_an_index_are_needed(inputs):
     given = words(inputs)
     start = given.index("--passages")
     assert "--passages --index" in usage_error_of(*given[:start], *given[start + 2 :])
+
+
+def test_words_and_vectors_teach_and_the_run_says_so(inputs):
+    teacher = ("--teacher", "bm25", "--teacher_language", "english")
+    printed = ok(*words(inputs, *teacher, "--distillation_weight", "0.5")).out
+    [line] = [line for line in printed.splitlines() if line.startswith("Teacher: ")]
+    assert " × BM25 + " in line and "% of 20 training questions, among 20 passages." in line

@@ -23,7 +23,7 @@ def test_on_one_process_rows_are_the_tensor_itself():
     "options",
     [
         {"symmetric": True, "grad_cache_chunk": 2, "tied": True},
-        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"teacher": "bm25", "distillation_weight": 0.5}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_have_the_gradient_and_the_steps_of_one_with_the_whole_batch(

@@ -12,6 +12,10 @@ from rag_finetune.training.retriever_options import REFUSED
         ({"temperature": 0.0}, "temperature must be a number above 0"),
         ({"distillation_weight": 1.5}, "from 0 to 1"),
         ({"teacher": "x"}, "teacher goes with --distillation_weight"),
+        (
+            {"teacher": "x", "distillation_weight": 0.5, "teacher_language": "english"},
+            "teacher_language goes with --teacher bm25",
+        ),
         ({"grad_cache_chunk": 0}, "grad_cache_chunk must be at least 1"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
         ({"n_negatives": -1}, "n_negatives must be at least 0"),

@@ -179,10 +179,6 @@ def _make_trainer(
         n_negatives=count,
         seed=args.data_seed if args.data_seed is not None else args.seed,
     )
-    if args.teacher is not None:
-        from rag_finetune.training.teacher import score_candidates
-
-        score_candidates(examples, args.teacher, args.device)
     asked = None
     if data.validation_file is not None:
         asked = load_questions(data.validation_file, need_answers=False, **options)

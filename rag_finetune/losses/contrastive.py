@@ -69,7 +69,7 @@ def distillation_losses(scores: Tensor, teacher_scores: Tensor, counted: Tensor)
 
     Args:
         scores: inner products over the temperature, shape (Q, C).
-        teacher_scores: of a cross-encoder, on the scale of its logits, shape (Q, C).
+        teacher_scores: on the scale of logits, as of a cross-encoder, shape (Q, C).
         counted: True for a candidate with a teacher's score, shape (Q, C).
 
     Returns:

@@ -5,7 +5,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from datasets import Dataset
@@ -35,6 +35,13 @@ class PassageTable:
         return row
 
 
+class Teacher(Protocol):
+    """Whatever knows how well passages answer questions."""
+
+    def scores(self, rows: Sequence[int], passages: Sequence[int]) -> Tensor:
+        """On the scale of logits, shape (rows, passages)."""
+
+
 class RetrieverExamples:
     """Questions with a positive and hard negatives each, as a map-style dataset.
 
@@ -49,6 +56,7 @@ class RetrieverExamples:
         positives: rows of the gold passages of each question, at least one.
         negatives: rows of its hard negatives.
         teacher_scores: of a cross-encoder, by (question, passage).
+        teacher: scores any of `questions` with any of `passages`, in place of `teacher_scores`.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class RetrieverExamples:
         self.positives: list[list[int]] = []
         self.negatives: list[list[int]] = []
         self.teacher_scores: dict[tuple[int, int], float] = {}
+        self.teacher: Teacher | None = None
         by_id = _texts_of({i for golds in questions["positive_ids"][:] for i in golds}, passages)
         missing = []
         for row, example in enumerate(questions):
@@ -131,8 +140,15 @@ class RetrieverExamples:
         return torch.tensor(flags)
 
     def teacher_of(self, rows: Sequence[int], passages: Sequence[int]) -> Tensor:
-        """A teacher's scores, NaN where there is none, shape (rows, passages)."""
+        """A teacher's scores, NaN where there is none, shape (rows, passages).
+
+        Where a `teacher` scores whatever it is shown, a passage that stands there again has none.
+        """
         none = float("nan")
+        if self.teacher is not None:
+            first = {passage: column for column, passage in reversed(list(enumerate(passages)))}
+            again = [first[passage] != column for column, passage in enumerate(passages)]
+            return self.teacher.scores(rows, passages).masked_fill(torch.tensor(again), none)
         return torch.tensor(
             [[self.teacher_scores.get((row, p), none) for p in passages] for row in rows]
         )

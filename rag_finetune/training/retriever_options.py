@@ -64,13 +64,22 @@ class RetrieverOptions:
     distillation_weight: float = field(
         default=0.0,
         metadata={
-            "help": "share of the loss that follows a cross-encoder's scores of the candidates "
-            "(`cross_encoder_score` in the training file); from 0 to 1"
+            "help": "share of the loss that follows a teacher's scores: those of --teacher, else "
+            "a cross-encoder's of the candidates (`cross_encoder_score` in the training file); "
+            "from 0 to 1"
         },
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "cross-encoder, folder or Hub name, that scores the candidates first"},
+        metadata={
+            "help": "`bm25`: BM25 and the encoders as they begin, weighed by the gold passages, "
+            "score all passages of a batch; else a cross-encoder, folder or Hub name, that scores "
+            "the candidates before training"
+        },
+    )
+    teacher_language: str | None = field(
+        default=None,
+        metadata={"help": "stop words and stemmer for --teacher bm25, such as `english`"},
     )
     save_index: bool = field(
         default=False, metadata={"help": "also leave the passages, indexed by the trained encoder"}

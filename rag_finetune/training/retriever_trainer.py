@@ -37,6 +37,7 @@ from rag_finetune.training.retriever_collator import RetrieverCollator
 from rag_finetune.training.retriever_data import RetrieverExamples
 from rag_finetune.training.retriever_evaluation import retrieval_figures
 from rag_finetune.training.retriever_saving import save_encoders
+from rag_finetune.training.teacher import make_teacher
 
 NORMALISED_TEMPERATURE = 0.05  # inner products of vectors of length 1 are within −1 to 1
 
@@ -74,6 +75,9 @@ class RetrieverTrainer(Trainer):
             eval_questions: as from `resolve_positives`, with ids of `passages`; None for none.
             tied: the two encoders share one network.
             **kwargs: anything else that `Trainer` takes: callbacks, optimizers, …
+
+        Raises:
+            OSError, ValueError: the teacher cannot be had; see `make_teacher`.
         """
         if eval_questions is None and args.eval_strategy != "no":
             args.without_evaluation()
@@ -81,6 +85,7 @@ class RetrieverTrainer(Trainer):
         self.examples, self.passages, self.tied = examples, passages, tied
         self.scale = _without_scale(question_encoder.model)
         self.temperature = args.temperature or _default_temperature(question_encoder)
+        self.teacher = make_teacher(examples, args, self.encoders, self.temperature)
         networks: list[Any] = [question_encoder.model, None if tied else context_encoder.model]
         for network in networks:
             if network is not None and args.lora_rank is not None:
@@ -109,9 +114,10 @@ class RetrieverTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
     def describe(self) -> str:
-        """A table of what trains, with parameter counts and learning rate."""
+        """A table of what trains, with parameter counts and learning rate; then the teacher."""
         parts = self.biencoder.parts
-        return trainable_table(parts, list(parts), dict.fromkeys(parts, self.args.learning_rate))
+        rates = dict.fromkeys(parts, self.args.learning_rate)
+        return "\n".join(filter(None, (trainable_table(parts, list(parts), rates), self.teacher)))
 
     # ---- The loss ----
 
