@@ -83,8 +83,12 @@ def splitter_from(spec: Mapping[str, Any]) -> WordSplitter:
     return splitter
 
 
-def require_language(language: str) -> None:
+def require_language(language: str, name: str = "language") -> None:
     """Raise for a language without stop words and stemmer.
+
+    Args:
+        language: what was asked for.
+        name: what the setting is called where it was.
 
     Raises:
         ValueError: there are none for it; the message names those that there are.
@@ -92,9 +96,7 @@ def require_language(language: str) -> None:
     if language not in LANGUAGES:
         guess = nearest(language.lower(), LANGUAGES)
         hint = f' Did you mean "{guess}"?' if guess else " Leave it out for any other language."
-        raise ValueError(
-            f'language must be one of {", ".join(LANGUAGES)}, found "{language}".{hint}'
-        )
+        raise ValueError(f'{name} must be one of {", ".join(LANGUAGES)}, found "{language}".{hint}')
 
 
 def _stemmer(algorithm: str) -> Any:

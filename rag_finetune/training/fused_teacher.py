@@ -11,7 +11,6 @@ from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.lexical import make_lexical
 from rag_finetune.training.retriever_data import RetrieverExamples
 
-NAME = "bm25"  # of this teacher, where the name of a cross-encoder might stand
 # The two weights are fitted on so many questions, and on so many passages, their gold ones first.
 FITTED_QUESTIONS = 1_000
 FITTED_PASSAGES = 2_000

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from rag_finetune.index.lexical import require_lexical
 from rag_finetune.index.words import require_language
 from rag_finetune.training.launch import check_world, refuse
-from rag_finetune.training.retriever_options import REFUSED, RetrieverOptions
+from rag_finetune.training.retriever_options import FUSED, REFUSED, RetrieverOptions
 
 AT_LEAST_ONE = (
     "n_negatives",
@@ -109,15 +109,12 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
             )
         if self.teacher is not None and not self.distillation_weight:
             raise ValueError("teacher goes with --distillation_weight, which is 0.")
-        if self.teacher_language is not None and self.teacher != "bm25":
-            raise ValueError("teacher_language goes with --teacher bm25.")
-        if self.teacher == "bm25":
-            try:
-                require_lexical("bm25", self.teacher_language)
-                if self.teacher_language is not None:
-                    require_language(self.teacher_language)
-            except ValueError as error:
-                raise ValueError(f"teacher bm25: {error}") from None
+        if self.teacher == FUSED:
+            require_lexical("bm25", self.teacher_language)
+            if self.teacher_language is not None:
+                require_language(self.teacher_language, "teacher_language")
+        elif self.teacher_language is not None:
+            raise ValueError(f"teacher_language goes with --teacher {FUSED}.")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: parts "

@@ -126,15 +126,15 @@ class RetrieverExamples:
         Returns:
             True for gold passages and for those that hold an answer, shape (rows, passages).
         """
-        first = {passage: column for column, passage in reversed(list(enumerate(passages)))}
+        repeated = _repeated(passages)
         texts = [self.passages.texts[passage] for passage in passages]
         flags = []
         for row in rows:
             golds, answers = set(self.positives[row]), self.answers[row]
             flags.append(
                 [
-                    first[passage] != column or passage in golds or has_answer(text, answers)
-                    for column, (passage, text) in enumerate(zip(passages, texts, strict=True))
+                    again or passage in golds or has_answer(text, answers)
+                    for again, passage, text in zip(repeated, passages, texts, strict=True)
                 ]
             )
         return torch.tensor(flags)
@@ -146,9 +146,8 @@ class RetrieverExamples:
         """
         none = float("nan")
         if self.teacher is not None:
-            first = {passage: column for column, passage in reversed(list(enumerate(passages)))}
-            again = [first[passage] != column for column, passage in enumerate(passages)]
-            return self.teacher.scores(rows, passages).masked_fill(torch.tensor(again), none)
+            again = torch.tensor(_repeated(passages))
+            return self.teacher.scores(rows, passages).masked_fill(again, none)
         return torch.tensor(
             [[self.teacher_scores.get((row, p), none) for p in passages] for row in rows]
         )
@@ -194,6 +193,12 @@ class RetrieverExamples:
                 "hard_negative_ctxs, as `rag-finetune mine-negatives` writes it, or "
                 "--n_negatives 0."
             )
+
+
+def _repeated(passages: Sequence[int]) -> list[bool]:
+    """Of each passage whether it stands there before."""
+    first = {passage: column for column, passage in reversed(list(enumerate(passages)))}
+    return [first[passage] != column for column, passage in enumerate(passages)]
 
 
 def load_mined(path: str, count: int, qa_format: str | None = None) -> list[Candidates] | None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from rag_finetune.training.options import REFUSED as OF_RAG
 
+FUSED = "bm25"  # the `teacher` that is no cross-encoder: BM25 and the encoders as they begin
+
 # Inherited arguments that cannot work here. Each is refused by name when it is set, with a reason.
 REFUSED: dict[str, str] = {
     name: OF_RAG[name]

@@ -5,10 +5,11 @@ from typing import Any
 
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.retrieval.rerank import load_reranker
-from rag_finetune.training.fused_teacher import NAME, FusedTeacher
+from rag_finetune.training.fused_teacher import FusedTeacher
 from rag_finetune.training.reranker_data import pair_of
 from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
 from rag_finetune.training.retriever_data import RetrieverExamples
+from rag_finetune.training.retriever_options import FUSED
 
 
 def make_teacher(
@@ -42,7 +43,7 @@ def make_teacher(
                 "a file with cross_encoder_score, as `mine-negatives --reranker` writes it."
             )
         return ""
-    if args.teacher != NAME:
+    if args.teacher != FUSED:
         score_candidates(examples, args.teacher, args.device)
         return ""
     for encoder in encoders.values():
