@@ -1,7 +1,6 @@
-"""Gradients and steps of reranker training; run by a launcher, or by a test in its own process."""
+"""Gradients and steps of reranker training; run in two processes, or by a test in its own."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -57,7 +56,3 @@ def make_trainer(folder: Path, name: str, **options) -> RerankerTrainer:
             module.p = 0.0
     data = [examples(COUNTS, n) for n in (3, 0)]
     return RerankerTrainer(reranker, args, *data)
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]))

@@ -1,7 +1,6 @@
-"""Gradients of one global batch of retriever training; run by a launcher, or by a test itself."""
+"""Gradients of one global batch of retriever training; run in two processes, or in a test's own."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,3 @@ def run(folder: Path, **options: Any) -> None:
         found |= {name: value for name, value in figures.items() if "@" in name}
         (folder / f"figures{world}.json").write_text(json.dumps({"world_size": world} | found))
     trained.end()
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), **json.loads(sys.argv[2]))

@@ -1,10 +1,6 @@
 """The context encoder on two processes, and in one that is killed while its index is made."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,14 +8,13 @@ import context_worker
 import numpy as np
 import pytest
 import tiny_rag
-from test_two_processes import ROOT, environment, launch
+from worlds import run_two, start
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
 from rag_finetune.index.store import open_index
 from rag_finetune.rag.checkpoint import load_rag
 
-WORKER = str(ROOT / "tests" / "context_worker.py")
 BLOCKING = {"index_refresh": "blocking", "index_refresh_steps": 2}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -56,7 +51,7 @@ def test_two_processes_give_the_gradients_of_one_and_share_a_refresh(checkpoint,
         checkpoint, tmp_path / "one", per_device_train_batch_size=16, **options
     )
     sizes = {"per_device_train_batch_size": 8}  # passages are compared within a micro-batch
-    launch(WORKER, str(checkpoint), str(tmp_path / "two"), json.dumps({**sizes, **options}))
+    run_two(tmp_path, context_worker.run, checkpoint, tmp_path / "two", **sizes, **options)
     both = results(tmp_path / "two")
     assert [found["world_size"] for found in both] == [2, 2]
     assert both[0]["encoder"] == both[1]["encoder"]  # no process has drifted
@@ -70,7 +65,7 @@ def test_two_processes_give_the_gradients_of_one_and_share_a_refresh(checkpoint,
 def test_two_processes_change_to_a_background_index_after_the_same_step(checkpoint, tmp_path):
     options = {"index_refresh_steps": 1, "wait": True, "per_device_train_batch_size": 4}
     options["max_steps"] = 2
-    launch(WORKER, str(checkpoint), str(tmp_path / "two"), json.dumps(options))
+    run_two(tmp_path, context_worker.run, checkpoint, tmp_path / "two", **options)
     both = results(tmp_path / "two")
     assert [found["world_size"] for found in both] == [2, 2]
     assert both[0]["index_staleness"] == both[1]["index_staleness"] == [1, 1]
@@ -80,21 +75,15 @@ def test_two_processes_change_to_a_background_index_after_the_same_step(checkpoi
 
 def killed(checkpoint: Path, output: Path, options: dict, moment: str) -> None:
     """Begin a training; kill it once a path of this pattern is there."""
-    process = subprocess.Popen(
-        [sys.executable, WORKER, str(checkpoint), str(output), json.dumps(options)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    log = checkpoint / "log"
+    process = start(log, context_worker.run, checkpoint, output, settings={}, **options)
     deadline = time.monotonic() + 240
     while not any(output.glob(moment)):
-        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert process.is_alive(), log.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.kill()
+    process.join()
 
 
 @pytest.mark.parametrize("way", ["blocking", "background"])

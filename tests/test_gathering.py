@@ -6,8 +6,7 @@ import pytest
 import retriever_worker
 import tiny_retriever
 import torch
-from conftest import ROOT
-from test_two_processes import launch
+from worlds import run_two
 
 from rag_finetune.training.gathering import gather_counts, gather_rows, rank, world_size
 
@@ -29,7 +28,7 @@ def test_on_one_process_rows_are_the_tensor_itself():
 def test_two_processes_have_the_gradient_and_the_steps_of_one_with_the_whole_batch(
     tmp_path, options
 ):
-    launch(str(ROOT / "tests" / "retriever_worker.py"), str(tmp_path), json.dumps(options))
+    run_two(tmp_path, retriever_worker.run, tmp_path, **options)
     retriever_worker.run(tmp_path, **options)
     figures = [json.loads((tmp_path / f"figures{n}.json").read_text()) for n in (1, 2)]
     assert [found.pop("world_size") for found in figures] == [1, 2]

@@ -13,16 +13,11 @@ import pytest
 import tiny_job
 import torch
 from conftest import ROOT
+from worlds import LAUNCH, environment
 
 from rag_finetune.files import write_jsonl
 from rag_finetune.index.processes import World, join_world
 from rag_finetune.index.store import open_index
-
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
-    *("--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"),
-    *("--main_process_port", "0"),
-]
 
 pytestmark = pytest.mark.timeout(600)  # each launch imports torch three times
 
@@ -34,10 +29,6 @@ def words(folder: Path, output: Path) -> list[str]:
     keys = ("id", "title", "text")
     write_jsonl(folder / "passages.jsonl", [{key: row[key] for key in keys} for row in rows])
     return tiny_job.index_words(folder, output)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_alone_there_is_nobody_to_wait_for(monkeypatch):

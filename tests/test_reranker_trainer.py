@@ -4,12 +4,11 @@ import math
 import pytest
 import reranker_worker
 import torch
-from conftest import ROOT
 from test_rag_trainer import KillAtStep
 from test_reranker_data import examples
-from test_two_processes import launch
 from tiny_reranker import save_reranker
 from tiny_training import same, weights
+from worlds import run_two
 
 from rag_finetune.retrieval.rerank import load_reranker
 from rag_finetune.training.reranker_arguments import RerankerTrainingArguments
@@ -103,10 +102,9 @@ def test_a_run_ended_by_sigterm_goes_on_to_the_same_bits(tmp_path, step):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the launch imports torch three times
 def test_two_processes_have_the_gradient_and_the_weights_of_one_with_the_whole_batch(tmp_path):
     save_reranker(tmp_path / "start", std=0.1)
-    launch(str(ROOT / "tests" / "reranker_worker.py"), str(tmp_path))
+    run_two(tmp_path, reranker_worker.run, tmp_path)
     reranker_worker.run(tmp_path)
     one, two = (json.loads((tmp_path / f"figures{n}.json").read_text()) for n in (1, 2))
     assert (one["world_size"], two["world_size"]) == (1, 2)

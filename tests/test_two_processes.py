@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,31 +11,13 @@ import pytest
 import tiny_rag
 import torch
 import two_process_worker
+from conftest import ROOT
 from tiny_training import sharp_rag
+from worlds import LAUNCH, environment, run_two
 
 from rag_finetune.rag.checkpoint import load_rag, place_index, save_rag
 
-ROOT = Path(__file__).resolve().parents[1]
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
-    *("--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"),
-    *("--main_process_port", "0"),
-]
-
 pytestmark = pytest.mark.timeout(600)  # each launch imports torch three times
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def launch(*command: str, expect: int = 0) -> str:
-    done = subprocess.run(
-        [*LAUNCH, *command], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
-    assert (done.returncode == 0) is (expect == 0), done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +41,11 @@ def runs(tmp_path_factory):
     found = {}
     for name, options in layouts.items():
         output = folder / name
+        work = [two_process_worker.run, folder / "assembled", output]
         if name.endswith("x2"):
-            worker = str(ROOT / "tests" / "two_process_worker.py")
-            launch(worker, str(folder / "assembled"), str(output), json.dumps(options))
+            run_two(folder, *work, **options)
         else:
-            two_process_worker.run(folder / "assembled", output, **options)
+            work[0](*work[1:], **options)
         found[name] = json.loads((output / "result.json").read_text()) | {"folder": output}
     return found
 
@@ -105,9 +86,8 @@ def test_the_retrievers_losses_are_those_of_one_process(tmp_path):
     }
     one, two = tmp_path / "one", tmp_path / "two"
     two_process_worker.run(tmp_path / "sharp", one, **options, per_device_train_batch_size=16)
-    worker = str(ROOT / "tests" / "two_process_worker.py")
-    settings = json.dumps({**options, "per_device_train_batch_size": 8})
-    launch(worker, str(tmp_path / "sharp"), str(two), settings)
+    options["per_device_train_batch_size"] = 8
+    run_two(tmp_path, two_process_worker.run, tmp_path / "sharp", two, **options)
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (one, two))
     assert (first["world_size"], second["world_size"]) == (1, 2)
     assert [len(terms) for terms in second["terms"]] == [3, 3, 3]
@@ -166,7 +146,11 @@ def test_the_command_trains_on_two_processes_and_leaves_a_whole_folder(tmp_path)
     command = cli_train(tmp_path, output, "--max_steps", "2")
     if not torch.accelerator.is_available():
         command.remove("--use_cpu")  # found out, so that it cannot be forgotten
-    printed = launch(*command)
+    done = subprocess.run(
+        [*LAUNCH, *command], env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed[-5000:]
     assert "2 process(es)" in printed
     assert printed.count("finished after 2 steps") == 1
     assert (output / "train_results.json").is_file()
