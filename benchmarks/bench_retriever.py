@@ -9,9 +9,9 @@ linear schedule without warm-up, and float32, or autocast (`--dtype bf16`). A ti
 everything from texts to a trained model, tokenising included; loading and evaluation are not. The
 ratio is the mean over seeds whose two sides ran on like machines: of seconds where nothing else
 ran (`--timed`), and of processor seconds. Both are measured by our exact search over all passages.
-`--sides plain ours mined --mined FILE` also trains ours with hard negatives; `--max_steps 8
---times_only` times few steps. Runs in the `--output` file are not done again, so that a long
-comparison can be made in parts. Prints one JSON line last.
+`--sides plain ours mined --mined FILE` also trains ours on FILE, as `mine-negatives` writes it,
+with its hard negatives; `--max_steps 8 --times_only` times few steps. Runs in the `--output` file
+are not done again, so that a long comparison can be made in parts. Prints one JSON line last.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", required=True, help="a sentence-transformers folder")
     parser.add_argument("--data", required=True, help="folder of passages and questions")
-    parser.add_argument("--mined", help="the training questions with mined hard negatives, as DPR")
+    parser.add_argument("--mined", help="training questions with mined hard negatives, as DPR")
     parser.add_argument("--n_negatives", type=int, default=1, help="of --mined, a question")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--batch_size", type=int, default=32)
@@ -143,8 +143,8 @@ def train_ours(
     tie(*encoders)
     start = clocks()
     arguments = RetrieverTrainingArguments(**{**shared_arguments(args, folder, seed), **more})
-    mined = data.mined if count else None
-    examples = RetrieverExamples(data.train, data.passages, mined, n_negatives=count, seed=seed)
+    train, mined = (data.mined_train, data.mined) if count else (data.train, None)
+    examples = RetrieverExamples(train, data.passages, mined, n_negatives=count, seed=seed)
     trainer = RetrieverTrainer(*encoders, arguments, examples, tied=True)
     trainer.train()
     return since(start), encoders
@@ -179,7 +179,10 @@ class Data:
         source = Passages(self.passages, folder)
         self.train = resolve_positives(load_questions(folder / "train.json"), source)
         self.dev = resolve_positives(load_questions(folder / "dev.json"), source)
-        self.mined = load_mined(mined, len(self.train)) if mined else None
+        self.mined_train = self.mined = None
+        if mined:
+            self.mined_train = resolve_positives(load_questions(mined), source)
+            self.mined = load_mined(mined, len(self.mined_train))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

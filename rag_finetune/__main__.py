@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "answer questions, with the passages behind each answer",
     "search": "look into an index",
     "train-reranker": "train a cross-encoder to put the gold passage first",
+    "make-questions": "make questions of passages, to train a retriever without people's",
     "mine-negatives": "find passages that mislead, to train a retriever or a reranker on",
     "tune-retrieval": "choose on a file of questions how an index is searched",
     "export-beir": "write passages and questions as a BEIR folder",

@@ -70,6 +70,12 @@ def check_file(path: str | Path) -> None:
         )
 
 
+def require_new_file(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where a folder has this name, or a file that is not to be replaced."""
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path}: exists. Choose another file, or give --overwrite.")
+
+
 def _decode(raw: bytes, place: str) -> str:
     try:
         return raw.decode("utf-8")

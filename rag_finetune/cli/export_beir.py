@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag_finetune.cli.flags import add_passage_flags, add_question_flags
+from rag_finetune.cli.flags import add_passage_flags, add_question_flags, load_source
 from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.files import check_file
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
     from rag_finetune.data.beir import write_beir
 
-    source = _load_passages(args)
+    source = load_source(args)
     read = {split: _read(args, path, source) for split, path in files.items()}
     splits = _with_own_ids(read)
     passages = source.passages.select_columns(["id", "title", "text"]).with_format(None)
@@ -61,18 +61,6 @@ def main(argv: list[str]) -> int:
     if splits is not read:
         print("Some ids stand in two files, so each has the name of its split before it.")
     return 0
-
-
-def _load_passages(args: argparse.Namespace) -> "Passages | PassageIndex":
-    """What becomes the corpus."""
-    from rag_finetune.data.passages import load_passages
-    from rag_finetune.index.gold import Passages
-    from rag_finetune.index.store import open_index
-
-    if args.index:
-        return open_index(args.index)
-    found = load_passages(args.passages, args.passage_words, passages_format=args.passages_format)
-    return Passages(found, ", ".join(args.passages))
 
 
 def _read(args: argparse.Namespace, path: str, source: "Passages | PassageIndex") -> "list[Query]":

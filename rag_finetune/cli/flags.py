@@ -2,12 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.parsing import add_bool, split_config
 from rag_finetune.cli.recipe import read_recipe, recipe_keys
 from rag_finetune.data.formats import FORMATS
 from rag_finetune.retrieval.way import RERANK_TOP, WAYS
+
+if TYPE_CHECKING:
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.index.store import PassageIndex
 
 CHECKPOINT = "checkpoint folder that `assemble` or `train` left, or a Hub name"
 
@@ -67,6 +71,18 @@ def add_passage_flags(
         default=100,
         help="words a passage at most; 0 keeps documents whole",
     )
+
+
+def load_source(args: argparse.Namespace) -> "Passages | PassageIndex":
+    """The passages that the flags of `add_passage_flags` name."""
+    from rag_finetune.data.passages import load_passages
+    from rag_finetune.index.gold import Passages
+    from rag_finetune.index.store import open_index
+
+    if args.index:
+        return open_index(args.index)
+    found = load_passages(args.passages, args.passage_words, passages_format=args.passages_format)
+    return Passages(found, ", ".join(args.passages))
 
 
 def add_retrieval_flags(parser: argparse._ActionsContainer, *, prior: bool = True) -> None:

@@ -13,10 +13,12 @@ from rag_finetune.cli.flags import (
     require_positive,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
-from rag_finetune.files import check_file
+from rag_finetune.files import check_file, require_new_file
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from rag_finetune.index.store import PassageIndex
     from rag_finetune.retrieval.mining import NegativeMiner
     from rag_finetune.retrieval.searchers import TextSearcher
@@ -32,7 +34,13 @@ def make_mine_negatives_parser() -> argparse.ArgumentParser:
         "retriever or a reranker on; written as DPR's JSON.",
     )
     parser.add_argument("--index", required=True, help="index folder")
-    parser.add_argument("--train_file", required=True, help="questions with gold passages")
+    parser.add_argument(
+        "--train_file",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="questions with gold passages; of several files, one after another",
+    )
     add_question_flags(parser)
     parser.add_argument("--output_file", required=True, help="the JSON file to write")
     add_search_flags(parser)
@@ -102,20 +110,14 @@ def main(argv: list[str]) -> int:
     args = parse(parser, argv)
     check_search_flags(parser, args)
     require_positive(args, "n_negatives", "from_rank", "to_rank")
-    check_file(args.train_file)
+    for path in args.train_file:
+        check_file(path)
     output = Path(args.output_file)
-    if output.is_dir() or (output.exists() and not args.overwrite):
-        raise FileExistsError(f"{output}: exists. Choose another file, or give --overwrite.")
+    require_new_file(output, args.overwrite)
 
-    from rag_finetune.data.qa import load_questions
     from rag_finetune.files import write_json_list
 
-    questions = load_questions(
-        args.train_file,
-        need_answers=False,
-        qa_format=args.qa_format,
-        keep_unanswerable=args.keep_unanswerable,
-    )
+    questions = _read(args)
     miner = _load(args)
     counts = {"questions": 0, "negatives": 0}
 
@@ -129,6 +131,25 @@ def main(argv: list[str]) -> int:
     _report(counts, miner)
     print(f"\nWritten: {output}.")
     return 0
+
+
+def _read(args: argparse.Namespace) -> "Dataset":
+    """The questions of all files; each id with its file's number before it where two are alike."""
+    from datasets import concatenate_datasets
+
+    from rag_finetune.data.qa import load_questions
+
+    options = {"qa_format": args.qa_format, "keep_unanswerable": args.keep_unanswerable}
+    found = [load_questions(path, need_answers=False, **options) for path in args.train_file]
+    shared = set.intersection(*(set(part.column_names) for part in found))
+    found = [part.select_columns([n for n in part.column_names if n in shared]) for part in found]
+    ids = [row_id for part in found for row_id in part["id"]]
+    if len(set(ids)) < len(ids):
+        found = [
+            part.map(lambda row, number=number: {"id": f"{number}-{row['id']}"})
+            for number, part in enumerate(found, start=1)
+        ]
+    return concatenate_datasets(found)
 
 
 def _load(args: argparse.Namespace) -> "NegativeMiner":

@@ -1,0 +1,103 @@
+"""Questions made of passages."""
+
+import random
+
+import pytest
+
+from rag_finetune.data.cloze import LONGEST, SHORTEST, cloze_questions, sentences_of
+
+RIVER = "The river that divides the old town was bridged in 1742."
+MILL = "Its mill, built by Ada Quill (a physician) of Port Wend, ground flour until 1803!"
+ROWS = [
+    {"id": "a", "text": f"{RIVER} Nobody knows why. {MILL}"},
+    {"id": "b", "text": "Too short."},
+    {"id": "c", "text": "  ".join(f"word{n}" for n in range(100))},
+]
+
+
+def sentences(text):
+    return ["".join(units) for units in sentences_of(text, random.Random(0))]
+
+
+def test_a_question_is_a_sentence_without_some_of_its_words_and_has_its_passage_as_gold():
+    first, last = cloze_questions(ROWS)
+    assert first["id"] == "cloze-a" and first["positive_ids"] == ["a"]
+    [answer] = first["answers"]
+    assert answer in (RIVER, MILL)
+    left = iter(answer.split())
+    words = first["question"].split()
+    assert all(word in left for word in words)  # in the order of the sentence
+    assert 0 < len(words) < len(answer.split())
+    assert last["positive_ids"] == ["c"]
+
+
+def test_all_is_kept_where_all_shall_be():
+    for row in cloze_questions(ROWS, share_kept=1):
+        assert [row["question"]] == row["answers"]
+
+
+def test_the_share_of_words_that_stay_is_about_what_is_asked_for():
+    rows = [{"id": str(n), "text": " ".join(f"w{k}" for k in range(40))} for n in range(200)]
+    for share in (0.3, 0.6):
+        counts = [len(row["question"].split()) for row in cloze_questions(rows, share_kept=share)]
+        assert sum(counts) / (200 * 40) == pytest.approx(share, abs=0.03)
+
+
+def test_a_passage_gives_no_more_questions_than_it_has_sentences():
+    rows = list(cloze_questions(ROWS[:1], per_passage=5))
+    assert sorted(row["answers"][0] for row in rows) == sorted([RIVER, MILL])
+    assert [row["id"] for row in rows] == ["cloze-a", "cloze-a-1"]
+
+
+def test_what_is_made_of_a_passage_hangs_on_it_and_the_seed_alone():
+    first, again = list(cloze_questions(ROWS)), list(cloze_questions(ROWS[::-1]))
+    assert first == again[::-1]
+    rows = [{"id": str(n), "text": ROWS[0]["text"]} for n in range(20)]
+    one, other = ([row["question"] for row in cloze_questions(rows, seed=n)] for n in (1, 2))
+    assert one != other
+    assert len(set(one)) > 15  # nor is it the same for each id
+
+
+def test_an_abbreviation_before_a_small_letter_ends_no_sentence():
+    first = "It was, as Quill wrote, ca. two miles from the town."
+    assert sentences(f"{first} {RIVER}") == [first, RIVER]
+
+
+def test_quotes_and_brackets_go_with_their_sentence_and_paragraphs_end_one():
+    quoted = '"The river that divides the old town was bridged."'
+    bare = "A heading of more than eight words without any stop"
+    assert sentences(f"{quoted} {RIVER}") == [f"{quoted} ".strip(), RIVER]
+    assert sentences(f"{bare}\n\n{RIVER}") == [bare, RIVER]
+    assert sentences(RIVER.replace(" ", "\n ")) == [RIVER]
+
+
+def test_a_stretch_of_a_sentence_that_is_too_long():
+    [units] = sentences_of(ROWS[2]["text"], random.Random(3))
+    assert len(units) == LONGEST
+    numbers = [int(unit.strip().removeprefix("word")) for unit in units]
+    assert numbers == list(range(numbers[0], numbers[0] + LONGEST))
+    begins = {
+        next(sentences_of(ROWS[2]["text"], random.Random(seed)))[0].strip() for seed in range(20)
+    }
+    assert len(begins) > 5
+
+
+def test_scripts_without_spaces_lose_characters():
+    text = "这条河把老城分成两半。这座桥建于一七四二年!「没有人知道为什么。」"
+    found = ["这条河把老城分成两半。", "这座桥建于一七四二年!「没有人知道为什么。」"]
+    assert sentences(text) == found
+    [row] = cloze_questions([{"id": "z", "text": found[0]}])
+    assert SHORTEST > len(row["question"]) > 2 and " " not in row["question"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_passage": 0}, "per_passage must be at least 1, found 0"),
+        ({"share_kept": 0}, "share_kept must be above 0 and at most 1, found 0"),
+        ({"share_kept": 1.5}, "found 1.5"),
+    ],
+)
+def test_numbers_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        next(cloze_questions(ROWS, **options))
