@@ -221,7 +221,7 @@ def result_of(args: argparse.Namespace, runs: list[dict[str, Any]], before: Any)
         "benchmark": "retriever",
         "untrained": {name: round(before[name], 4) for name in before if name in SHOWN},
         **sides,
-        "settings": {name: getattr(args, name) for name in (*names, "options")},
+        "settings": {name: getattr(args, name) for name in (*names, "options", "mined")},
         **side_by_side.facts(),
         "runs": runs,
     }
@@ -277,6 +277,7 @@ def main() -> None:
                 figures = retrieval_figures(*encoders, data.dev, data.passages)
             longest[side] = time.monotonic() - begun
             row = {"side": side, "seed": seed, "timed": args.timed, "machine": machine_of(result)}
+            row["questions"] = len(data.mined_train if side == "mined" else data.train)
             row |= {name: round(value, 2) for name, value in seconds.items()}
             runs.append(row | {name: round(figures[name], 4) for name in figures if name in SHOWN})
             print(runs[-1], flush=True)

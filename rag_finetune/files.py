@@ -70,8 +70,10 @@ def check_file(path: str | Path) -> None:
         )
 
 
-def require_new_file(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where a folder has this name, or a file that is not to be replaced."""
+def require_new_file(path: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise FileExistsError where a folder has this name, an input, or a file that is to stay."""
+    if any(path.exists() and path.samefile(name) for name in inputs if Path(name).exists()):
+        raise FileExistsError(f"{path}: is read from. Choose another file to write.")
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"{path}: exists. Choose another file, or give --overwrite.")
 

@@ -6,7 +6,9 @@ import pytest
 from tiny_job import error_of, ok, tiny_job, usage_error_of
 
 from rag_finetune.data.cloze import cloze_questions
+from rag_finetune.data.passages import load_passages
 from rag_finetune.data.qa import load_questions
+from rag_finetune.index.gold import Passages, resolve_positives
 from rag_finetune.index.store import open_index
 
 KEPT = ["--share_kept", 0.5]
@@ -30,8 +32,9 @@ def test_the_file_holds_questions_that_the_trainers_read(long, tmp_path):
     done = ok(*words_of(long, tmp_path, *KEPT, "--seed", 7))
     assert "3 questions of 3 passages; 1 have no sentence that is long enough." in done.out
     questions = load_questions(tmp_path / "made.json")
-    assert questions["positive_ids"][:] == [["p0"], ["p1"], ["p2"]]
-    rows = map(json.loads, long.read_text().splitlines())
+    rows = [json.loads(line) for line in long.read_text().splitlines()]
+    golds = resolve_positives(questions, Passages(load_passages(long), long))
+    assert golds["positive_ids"][:] == [["p0"], ["p1"], ["p2"]]
     made = list(cloze_questions(rows, 1, 0.5, 7))
     assert questions["question"][:] == [row["question"] for row in made]
 
@@ -60,10 +63,29 @@ def test_a_file_that_is_there_stays_unless_it_may_go(long, tmp_path):
     assert (tmp_path / "made.json").read_text() == "mine"
 
 
+def test_what_is_read_is_not_written_over(long, tmp_path):
+    before = long.read_text()
+    words = ["--passages", long, "--output_file", tmp_path / ".." / tmp_path.name / long.name]
+    assert "is read from. Choose another" in error_of("make-questions", *words, "--overwrite")
+    assert long.read_text() == before
+
+
+def test_passages_that_were_cut_otherwise_are_missed_and_said_to_be(tmp_path):
+    text = " ".join(f"Of the houses by the sea number {n} had a red door." for n in range(40))
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "d", "text": text}) + "\n")
+    words = ["--passages", tmp_path / "long.jsonl", "--passage_words"]
+    ok("index", *words, 60, "--lexical", "bm25", "--output_dir", tmp_path / "index")
+    ok("make-questions", *words, 50, "--output_file", tmp_path / "made.json")
+    mine = ["--train_file", tmp_path / "made.json", "--output_file", tmp_path / "mined.json"]
+    error = error_of("mine-negatives", "--index", tmp_path / "index", *mine)
+    assert "holds the gold passage of none of the" in error
+
+
 def test_no_sentence_at_all_is_an_error_and_leaves_no_file(long, tmp_path):
     long.write_text('{"id": "a", "text": "No."}\n')
     error = error_of(*words_of(long, tmp_path))
-    assert "expected passages with a sentence of at least 8 words, found none among 1." in error
+    expected = "expected passages with a sentence of at least 8 words, found none among 1."
+    assert f"{long}: {expected}" in error
     assert not (tmp_path / "made.json").exists()
 
 
@@ -85,7 +107,7 @@ def test_passages_must_be_named(tmp_path):
 
 
 def test_what_is_made_is_mined_beside_peoples_questions_and_trained_on(tmp_path):
-    """The whole way: made of an index, joined with questions of the same ids, learnt from."""
+    """The whole way: made of an index, joined with others, learnt from."""
     index = tmp_path / "index"
     encoders = [f"{tiny_job()}/parts/{kind}_encoder" for kind in ("context", "question")]
     words = ["--passages", tiny_job() / "passages.jsonl", "--context_encoder", encoders[0]]

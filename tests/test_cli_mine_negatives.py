@@ -8,6 +8,8 @@ from tiny_job import error_of, ok, tiny_job, usage_error_of
 
 from rag_finetune.data.candidates import load_candidates
 from rag_finetune.data.qa import load_questions
+from rag_finetune.index.gold import resolve_positives
+from rag_finetune.index.store import open_index
 
 FACTS = tiny_rag.facts()
 
@@ -71,6 +73,38 @@ def test_a_file_that_is_there_is_not_overwritten_unless_asked_to(index, tmp_path
     assert "exists. Choose another file, or give --overwrite" in error_of(*words_of(index, output))
     assert output.read_text() == "mine"
     ok(*words_of(index, output, "--overwrite"))
+
+
+def test_files_of_several_formats_are_joined_and_their_ids_told_apart(index, tmp_path):
+    """JSON without ids, DPR's with the same ones, and BEIR's with grades, one after another."""
+    first, dpr = tmp_path / "first.json", tmp_path / "dpr.json"
+    rows = json.loads((tiny_job() / "train.json").read_text())
+    first.write_text(json.dumps(rows[:3]))
+    second = tmp_path / "second.json"
+    second.write_text(json.dumps([{**rows[3], "id": "0"}, {**rows[4], "id": "2-0"}]))
+    ok("mine-negatives", "--index", index, "--train_file", second, "--output_file", dpr)
+    beir = tmp_path / "beir"
+    ok("export-beir", "--index", index, "--train_file", first, "--output_dir", beir)
+    table = beir / "qrels/train.tsv"
+    table.write_text(table.read_text().replace("\t1\n", "\t2\n", 1))
+    output = tmp_path / "mined.json"
+    files = ["--train_file", first, dpr, table, "--output_file", output]
+    ok("mine-negatives", "--index", index, *files, "--n_negatives", 1)
+    found = load_questions(output, need_answers=False)
+    assert found["id"][:] == ["0", "1", "2", "2-0", "2-2-0", "3-0", "3-1", "3-2"]
+    asked = [row["question"] for row in rows]
+    assert found["question"][:] == asked[:5] + asked[:3]
+    golds = resolve_positives(found, open_index(index))["positive_ids"][:]
+    assert golds == [row["positive_ids"] for row in rows[:5] + rows[:3]]
+
+
+def test_a_file_that_is_given_twice_or_written_over_is_refused(index, tmp_path):
+    given = tmp_path / "train.json"
+    given.write_text((tiny_job() / "train.json").read_text())
+    words = ["mine-negatives", "--index", index, "--output_file", given, "--overwrite"]
+    assert "is given twice" in error_of(*words, "--train_file", given, given)
+    assert "is read from" in error_of(*words, "--train_file", given)
+    assert given.read_text() == (tiny_job() / "train.json").read_text()
 
 
 def test_a_run_that_fails_leaves_no_file(tmp_path):

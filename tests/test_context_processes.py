@@ -78,12 +78,13 @@ def killed(checkpoint: Path, output: Path, options: dict, moment: str) -> None:
     log = checkpoint / "log"
     process = start(log, context_worker.run, checkpoint, output, settings={}, **options)
     deadline = time.monotonic() + 240
-    while not any(output.glob(moment)):
-        assert process.is_alive(), log.read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.join()
+    try:
+        while not any(output.glob(moment)):
+            assert process.is_alive() and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize("way", ["blocking", "background"])

@@ -20,6 +20,13 @@ from rag_finetune.rag.checkpoint import load_rag, place_index, save_rag
 pytestmark = pytest.mark.timeout(600)  # each launch imports torch three times
 
 
+def launch(*command: str | Path) -> str:
+    words = [*LAUNCH, *map(str, command)]
+    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One checkpoint trained and evaluated in three layouts, by name."""
@@ -41,11 +48,10 @@ def runs(tmp_path_factory):
     found = {}
     for name, options in layouts.items():
         output = folder / name
-        work = [two_process_worker.run, folder / "assembled", output]
         if name.endswith("x2"):
-            run_two(folder, *work, **options)
+            launch(two_process_worker.__file__, folder / "assembled", output, json.dumps(options))
         else:
-            work[0](*work[1:], **options)
+            two_process_worker.run(folder / "assembled", output, **options)
         found[name] = json.loads((output / "result.json").read_text()) | {"folder": output}
     return found
 
@@ -146,11 +152,7 @@ def test_the_command_trains_on_two_processes_and_leaves_a_whole_folder(tmp_path)
     command = cli_train(tmp_path, output, "--max_steps", "2")
     if not torch.accelerator.is_available():
         command.remove("--use_cpu")  # found out, so that it cannot be forgotten
-    done = subprocess.run(
-        [*LAUNCH, *command], env=environment(), cwd=ROOT, capture_output=True, text=True
-    )
-    printed = done.stdout + done.stderr
-    assert done.returncode == 0, printed[-5000:]
+    printed = launch(*command)
     assert "2 process(es)" in printed
     assert printed.count("finished after 2 steps") == 1
     assert (output / "train_results.json").is_file()

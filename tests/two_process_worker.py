@@ -1,6 +1,7 @@
 """Train and evaluate a tiny checkpoint; run in two processes, or by a test in its own."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,8 @@ def run(checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
         (output / "result.json").write_text(json.dumps(result))
     trainer.end()
     return result
+
+
+if __name__ == "__main__":
+    folder, destination, settings = sys.argv[1:]
+    run(Path(folder), Path(destination), **json.loads(settings))

@@ -2,7 +2,8 @@
 
 `LAUNCH` before a module's name is the launcher. It has torch and Transformers imported three times,
 which takes longer than what most tests have two processes for. For those a server imports
-everything once and computes nothing, and each process is a fork of it.
+everything once and computes nothing, and each process is a fork of it. What two forks have alike
+and two launched processes do not is the secret of `hash`.
 """
 
 import multiprocessing
@@ -10,24 +11,25 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 LAUNCH = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
     *("--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"),
     *("--main_process_port", "0"),
 ]
+PRELOADED = [
+    *(f"rag_finetune.training.{kind}_trainer" for kind in ("rag", "retriever", "reranker")),
+    *("rag_finetune.training.causal_trainer", "rag_finetune.index.build"),
+    *(f"transformers.models.{kind}.modeling_{kind}" for kind in ("bart", "bert", "dpr", "rag")),
+    *("transformers.models.gpt2.modeling_gpt2", "torch.nn.parallel.distributed"),
+]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        *(f"rag_finetune.training.{kind}_trainer" for kind in ("rag", "retriever", "reranker")),
-        *("rag_finetune.training.causal_trainer", "rag_finetune.index.build"),
-        *(f"transformers.models.{kind}.modeling_{kind}" for kind in ("bart", "bert", "dpr", "rag")),
-        *("transformers.models.gpt2.modeling_gpt2", "torch.nn.parallel.distributed"),
-    ]
-)
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -39,6 +41,11 @@ def start(
     log: Path, work: Callable[..., Any], *args: Any, settings: dict[str, str], **options: Any
 ) -> BaseProcess:
     """Begin `work(*args, **options)` in a fork of the server, with these variables beside ours."""
+    with patch.dict(
+        os.environ, CUDA_VISIBLE_DEVICES=""
+    ):  # a GPU that was looked at is lost to forks
+        forkserver.ensure_running()
+    log.write_text("")
     process = SERVER.Process(
         target=_run, args=(environment(**settings), str(log), work, args, options)
     )
@@ -58,21 +65,21 @@ def run_two(folder: Path, work: Callable[..., Any], *args: Any, **options: Any) 
     logs = [folder / f"{work.__module__}-{rank}.log" for rank in (0, 1)]
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        start(log, work, *args, settings={**world, "RANK": str(n), "LOCAL_RANK": str(n)}, **options)
-        for n, log in enumerate(logs)
-    ]
+    processes: list[BaseProcess] = []
     try:
-        for process in processes:
-            while process.exitcode is None and not any(p.exitcode for p in processes):
-                process.join(0.1)
+        for rank, log in enumerate(logs):
+            settings = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(start(log, work, *args, settings=settings, **options))
+        while any(p.exitcode is None for p in processes) and not any(p.exitcode for p in processes):
+            processes[0].join(0.1)
+            processes[1].join(0.1)
     finally:
         for process in processes:
             process.kill()
             process.join()
-    said = [log.read_text() for log in logs]
-    codes = [process.exitcode for process in processes]
-    assert codes == [0, 0], f"{codes}\n" + "\n".join(text[-3000:] for text in said)
+        said = [log.read_text() for log in logs if log.exists()]
+        print("\n".join(said))  # shown where the test fails
+    assert [process.exitcode for process in processes] == [0, 0]
     return said[0]
 
 
@@ -83,14 +90,18 @@ def _run(
     args: tuple[Any, ...],
     options: dict[str, Any],
 ) -> None:
+    import numpy as np
     import torch
 
     os.environ.clear()
     os.environ.update(variables)
     sys.stdout.flush()
-    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    file = os.open(log, os.O_WRONLY | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
+    missing = [name for name in PRELOADED if name not in sys.modules]
+    assert not missing, missing
+    np.random.seed(os.getpid())  # a fork has the state of the server; so it has of `hash`
     torch.set_num_threads(1)  # the variable was read when the server began
     code = work(*args, **options)
     if isinstance(code, int) and code:

@@ -22,7 +22,7 @@ from rag_finetune.cli.flags import (
     with_reranker,
 )
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
-from rag_finetune.files import check_file
+from rag_finetune.files import check_file, require_new_file
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index, right_encoder
 from rag_finetune.retrieval.way import LEXICAL
 
@@ -93,8 +93,8 @@ def main(argv: list[str]) -> int:
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose a folder for --output_dir.")
-    if args.run_file and Path(args.run_file).exists() and not args.overwrite:
-        raise FileExistsError(f"{args.run_file}: exists. Choose another file, or give --overwrite.")
+    if args.run_file:
+        require_new_file(Path(args.run_file), args.overwrite, [args.eval_file])
     if (folder / METRICS).exists() and not args.overwrite:
         raise FileExistsError(
             f"{folder}: holds an evaluation already. Choose another folder, or give --overwrite."

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 BLOCK = 1000  # passages that are read at a time
 EPILOG = """A question is a sentence of a passage with words dropped, and that passage its gold one.
 Mine negatives for them with `mine-negatives`, beside people's questions where there are any, and
-learn from both with `train-retriever`. They are for retrievers alone: their answer is the sentence,
+learn from both with `train-retriever`. Give the index that is searched, or its passages cut alike:
+a gold passage is found by its text. They are for retrievers alone: their answer is the sentence,
 by which passages that repeat it are no negatives."""
 
 
@@ -51,13 +52,14 @@ def main(argv: list[str]) -> int:
             f"--share_kept must be above 0 and at most 1, found {args.share_kept}. Write 0.6, say."
         )
     output = Path(args.output_file)
-    require_new_file(output, args.overwrite)
+    require_new_file(output, args.overwrite, args.passages or ())
 
     from rag_finetune.files import write_json_list
 
-    passages = _drawn(load_source(args).passages, args.max_passages, args.seed)
+    source = load_source(args)
+    passages = _drawn(source.passages, args.max_passages, args.seed)
     counts = {"questions": 0, "passages": 0}
-    write_json_list(output, _questions(passages, args, counts))
+    write_json_list(output, _questions(passages, args, counts, source.folder))
     print(
         f"{counts['questions']:,} questions of {counts['passages']:,} passages; "
         f"{len(passages) - counts['passages']:,} have no sentence that is long enough."
@@ -68,14 +70,14 @@ def main(argv: list[str]) -> int:
 
 def _drawn(passages: "Dataset", count: int | None, seed: int) -> "Dataset":
     """So many of the passages, in their order; all of them where there are no more."""
-    passages = passages.select_columns(["id", "text"]).with_format(None)
+    passages = passages.select_columns(["id", "title", "text"]).with_format(None)
     if count is None or count >= len(passages):
         return passages
     return passages.select(sorted(random.Random(seed).sample(range(len(passages)), count)))
 
 
 def _questions(
-    passages: "Dataset", args: argparse.Namespace, counts: dict[str, int]
+    passages: "Dataset", args: argparse.Namespace, counts: dict[str, int], source: str | Path
 ) -> Iterator[dict[str, Any]]:
     """The questions, counted.
 
@@ -86,21 +88,18 @@ def _questions(
 
     from rag_finetune.data.cloze import cloze_questions
 
-    last = None
+    per_passage, names = args.per_passage, ("id", "title", "text")
     with tqdm(total=len(passages), desc="Making questions", unit=" passages") as bar:
         for block in passages.iter(batch_size=BLOCK):
-            rows = [
-                dict(zip(("id", "text"), row, strict=True))
-                for row in zip(block["id"], block["text"], strict=True)
-            ]
-            for question in cloze_questions(rows, args.per_passage, args.share_kept, args.seed):
-                counts["questions"] += 1
-                counts["passages"] += question["positive_ids"][0] != last
-                last = question["positive_ids"][0]
-                yield question
-            bar.update(len(rows))
+            for row in zip(*(block[name] for name in names), strict=True):
+                passage = dict(zip(names, row, strict=True))
+                made = list(cloze_questions([passage], per_passage, args.share_kept, args.seed))
+                counts["questions"] += len(made)
+                counts["passages"] += bool(made)
+                yield from made
+            bar.update(len(block["id"]))
     if not counts["questions"]:
         raise ValueError(
-            f"expected passages with a sentence of at least 8 words, found none among "
-            f"{len(passages):,}. Give longer passages: --passage_words."
+            f"{source}: expected passages with a sentence of at least 8 words, found none among "
+            f"{len(passages):,}. Give documents of whole sentences, cut to more words a passage."
         )

@@ -39,7 +39,8 @@ def make_mine_negatives_parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="FILE",
-        help="questions with gold passages; of several files, one after another",
+        help="questions with gold passages; of several files one after another, each in its own "
+        "format; an id that an earlier file has gets the number of its file before it",
     )
     add_question_flags(parser)
     parser.add_argument("--output_file", required=True, help="the JSON file to write")
@@ -110,10 +111,12 @@ def main(argv: list[str]) -> int:
     args = parse(parser, argv)
     check_search_flags(parser, args)
     require_positive(args, "n_negatives", "from_rank", "to_rank")
-    for path in args.train_file:
+    for number, path in enumerate(args.train_file):
         check_file(path)
+        if path in args.train_file[:number]:
+            raise ValueError(f"--train_file: {path} is given twice. Give each file once.")
     output = Path(args.output_file)
-    require_new_file(output, args.overwrite)
+    require_new_file(output, args.overwrite, args.train_file)
 
     from rag_finetune.files import write_json_list
 
@@ -134,7 +137,7 @@ def main(argv: list[str]) -> int:
 
 
 def _read(args: argparse.Namespace) -> "Dataset":
-    """The questions of all files; each id with its file's number before it where two are alike."""
+    """The questions of all files."""
     from datasets import concatenate_datasets
 
     from rag_finetune.data.qa import load_questions
@@ -142,14 +145,17 @@ def _read(args: argparse.Namespace) -> "Dataset":
     options = {"qa_format": args.qa_format, "keep_unanswerable": args.keep_unanswerable}
     found = [load_questions(path, need_answers=False, **options) for path in args.train_file]
     shared = set.intersection(*(set(part.column_names) for part in found))
-    found = [part.select_columns([n for n in part.column_names if n in shared]) for part in found]
-    ids = [row_id for part in found for row_id in part["id"]]
-    if len(set(ids)) < len(ids):
-        found = [
-            part.map(lambda row, number=number: {"id": f"{number}-{row['id']}"})
-            for number, part in enumerate(found, start=1)
-        ]
-    return concatenate_datasets(found)
+    parts, ids_of_all = [], set()
+    for number, part in enumerate(found, start=1):
+        ids = []
+        for name in part["id"]:
+            while name in ids_of_all:
+                name = f"{number}-{name}"
+            ids_of_all.add(name)
+            ids.append(name)
+        columns = [name for name in part.column_names if name in shared and name != "id"]
+        parts.append(part.select_columns(columns).add_column("id", ids))
+    return concatenate_datasets(parts)
 
 
 def _load(args: argparse.Namespace) -> "NegativeMiner":

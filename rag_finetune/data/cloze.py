@@ -10,14 +10,17 @@ from each other, as it does those that people ask.
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from rag_finetune.data.cutting import UNSPACED
+from rag_finetune.data.cutting import UNSPACED, UNSPACED_CHARACTER, can_cut
 
 SHORTEST, LONGEST = 8, 45  # words of a sentence
 CLOSING = r"\"'\u2019\u201d»)\]\u300d\u300f\uff09"
 # A full stop, what closes with it, and white space, of which CJK's stops need none; or a paragraph.
-END = re.compile(rf"(?:[.!?\u2026][{CLOSING}]*\s|[\u3002\uff01\uff1f][{CLOSING}]*|\n\s*\n)\s*")
+END = re.compile(
+    rf"(?P<stop>[.!?\u2026][{CLOSING}]*\s+)|[\u3002\uff01\uff1f][{CLOSING}]*\s*|\n\s*\n\s*"
+)
 UNIT = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
@@ -32,16 +35,17 @@ def cloze_questions(
     What is made of a passage hangs on it, its id and the seed alone, not on the others.
 
     Args:
-        passages: rows with `id` and `text`.
+        passages: rows with `id`, `title` and `text`.
         per_passage: questions of a passage at most: it has no more than it has sentences.
-        share_kept: with which probability a word stays.
+        share_kept: with which probability a word stays; one stays in any case.
         seed: of the choice of sentences and words.
 
     Yields:
-        For each question {id, question, answers, positive_ids}: the one answer is the sentence
-        whole, so that other passages that hold it are no negatives. None for a passage without a
-        sentence of 8 words; of one longer than 45 words a stretch of that length is taken. In
-        scripts without spaces a character counts as a word.
+        For each question {id, question, answers, title, context}, of which `load_questions` makes a
+        question whose gold passage is found by its text, however an index names it. The one answer
+        is the sentence whole, so that other passages that hold it are no negatives. None for a
+        passage without a sentence of 8 words; of one longer than 45 words a stretch of that length
+        is taken. In scripts without spaces a character counts as a word.
 
     Raises:
         ValueError: `per_passage` is below 1, or `share_kept` not above 0 and at most 1.
@@ -54,35 +58,68 @@ def cloze_questions(
         draw = random.Random(f"{seed} {row['id']}")
         sentences = list(sentences_of(row["text"], draw))
         for number, units in enumerate(draw.sample(sentences, min(per_passage, len(sentences)))):
-            kept = [unit for unit in units if draw.random() < share_kept] or units
+            stays = [draw.random() < share_kept for _ in units]
+            if not any(stays):
+                stays[draw.randrange(len(units))] = True
             yield {
-                "id": f"cloze-{row['id']}" + (f"-{number}" if number else ""),
-                "question": "".join(kept).strip(),
+                "id": f"cloze{number + 1}-{row['id']}",
+                "question": _joined(units, stays),
                 "answers": ["".join(units).strip()],
-                "positive_ids": [row["id"]],
+                "title": row["title"],
+                "context": row["text"],
             }
 
 
 def sentences_of(text: str, draw: random.Random) -> Iterator[list[str]]:
     """The sentences of a text that are long enough, each as its words, with a space after most.
 
+    A full stop ends a sentence unless a small letter follows; an abbreviation before a name does
+    too ("Dr. Quill").
+
     Args:
         text: of a passage.
         draw: where a stretch of a sentence that is too long begins.
 
     Yields:
-        8 to 45 words; joined they are the sentence, each white space of it one space.
+        8 to 45 words, of which half or more have a letter or a digit; joined they are the sentence,
+        each white space of it one space.
     """
     start = 0
-    for end in [*(found.end() for found in END.finditer(text)), len(text)]:
-        if end < len(text) and text[end].islower():
+    for found in [*END.finditer(text), None]:
+        end = found.end() if found else len(text)
+        if found and found["stop"] and text[end : end + 1].islower():
             continue  # an abbreviation
         sentence = " ".join(text[start:end].split())
         start = end
-        units = [
-            found.group() + (" " if sentence[found.end() : found.end() + 1] == " " else "")
-            for found in UNIT.finditer(sentence)
-        ]
-        if len(units) >= SHORTEST:
-            first = draw.randint(0, max(0, len(units) - LONGEST))
-            yield units[first : first + LONGEST]
+        count = sum(1 for _ in _units(sentence))
+        if count >= SHORTEST:
+            first = draw.randint(0, max(0, count - LONGEST))
+            units = list(islice(_units(sentence), first, first + LONGEST))
+            if 2 * sum(any(map(str.isalnum, unit)) for unit in units) >= len(units):
+                yield units  # else a rule of a table
+
+
+def _units(sentence: str) -> Iterator[str]:
+    """Words, each with the space after it; in scripts without spaces what is seen as one sign."""
+    start = None
+    for found in UNIT.finditer(sentence):
+        if start is not None and can_cut(sentence, found.start()):
+            yield sentence[start : found.start()]
+            start = None
+        start = found.start() if start is None else start
+    if start is not None:
+        yield sentence[start:]
+
+
+def _joined(units: list[str], stays: list[bool]) -> str:
+    """The units that stay, with a space where one that went had parted two words."""
+    text, gap = "", False
+    for unit, kept in zip(units, stays, strict=True):
+        if not kept:
+            gap = True
+            continue
+        ends = text[-1:] + unit[0]
+        if gap and text and not (text[-1] == " " or UNSPACED_CHARACTER.search(ends)):
+            text += " "
+        text, gap = text + unit, False
+    return text.strip()

@@ -150,7 +150,7 @@ def _split_word(word: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple
     finish = 0
     while finish < len(word):
         begin, finish = finish, min(finish + CHARACTERS_PER_CALL, len(word))
-        while finish < len(word) and not _can_cut(word, finish):
+        while finish < len(word) and not can_cut(word, finish):
             finish += 1
         part = word[begin:finish]
         offsets = tokenizer(
@@ -159,14 +159,14 @@ def _split_word(word: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple
         start, reach, weight = 0, 0, 0
         for token_start, token_end in offsets:
             # Several tokens can share a character, and a token can stand for none.
-            if weight and token_start >= reach and _can_cut(part, token_start):
+            if weight and token_start >= reach and can_cut(part, token_start):
                 yield begin + start, begin + token_start, weight
                 start, weight = token_start, 0
             reach, weight = max(reach, token_end), weight + 1
         yield begin + start, begin + len(part), max(weight, 1)
 
 
-def _can_cut(word: str, position: int) -> bool:
+def can_cut(word: str, position: int) -> bool:
     """Whether what stands at a position begins something that is seen as one character."""
     if not 0 < position < len(word):
         return False
