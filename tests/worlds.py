@@ -41,9 +41,8 @@ def start(
     log: Path, work: Callable[..., Any], *args: Any, settings: dict[str, str], **options: Any
 ) -> BaseProcess:
     """Begin `work(*args, **options)` in a fork of the server, with these variables beside ours."""
-    with patch.dict(
-        os.environ, CUDA_VISIBLE_DEVICES=""
-    ):  # a GPU that was looked at is lost to forks
+    # What the server imports may look at a GPU, and one that was looked at is lost to its forks.
+    with patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
         forkserver.ensure_running()
     log.write_text("")
     process = SERVER.Process(
