@@ -107,7 +107,10 @@ def main(argv: list[str]) -> int:
         rest, return_remaining_strings=True, look_for_args_file=False
     )
     if strays:
-        training_parser.error(f'unexpected argument "{strays[0]}"')
+        training_parser.error(
+            f'unexpected argument "{strays[0]}". (--train_file is one file: '
+            "`mine-negatives --train_file A B` makes one of several.)"
+        )
     check_output(args)
     return _train(data, args)
 

@@ -108,13 +108,16 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
                 f"distillation_weight must be from 0 to 1, found {self.distillation_weight}."
             )
         if self.teacher is not None and not self.distillation_weight:
-            raise ValueError("teacher goes with --distillation_weight, which is 0.")
+            raise ValueError(
+                "--teacher goes with --distillation_weight, which is 0. Write 0.5, say: half of "
+                "the loss follows the teacher."
+            )
         if self.teacher == FUSED:
             require_lexical("bm25", self.teacher_language)
             if self.teacher_language is not None:
                 require_language(self.teacher_language, "teacher_language")
         elif self.teacher_language is not None:
-            raise ValueError(f"teacher_language goes with --teacher {FUSED}.")
+            raise ValueError(f"--teacher_language goes with --teacher {FUSED}.")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: parts "
