@@ -52,7 +52,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--times_only", action="store_true", help="measure no retrieval")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run that takes longer")
     parser.add_argument("--output", help="a file to keep runs in; those that it has are not redone")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "mined" in args.sides and not args.mined:
+        parser.error("--sides mined trains on --mined FILE: give it")
+    return args
 
 
 def shared_arguments(args: argparse.Namespace, folder: str, seed: int) -> dict[str, Any]:

@@ -101,13 +101,12 @@ def sentences_of(text: str, draw: random.Random) -> Iterator[list[str]]:
 
 def _units(sentence: str) -> Iterator[str]:
     """Words, each with the space after it; in scripts without spaces what is seen as one sign."""
-    start = None
+    start = 0
     for found in UNIT.finditer(sentence):
-        if start is not None and can_cut(sentence, found.start()):
+        if can_cut(sentence, found.start()):
             yield sentence[start : found.start()]
-            start = None
-        start = found.start() if start is None else start
-    if start is not None:
+            start = found.start()
+    if sentence:
         yield sentence[start:]
 
 
@@ -118,8 +117,7 @@ def _joined(units: list[str], stays: list[bool]) -> str:
         if not kept:
             gap = True
             continue
-        ends = text[-1:] + unit[0]
-        if gap and text and not (text[-1] == " " or UNSPACED_CHARACTER.search(ends)):
+        if gap and text and not (text[-1] == " " or UNSPACED_CHARACTER.search(text[-1] + unit[0])):
             text += " "
         text, gap = text + unit, False
     return text.strip()
