@@ -166,8 +166,9 @@ def train_fedrag(args: Any, encoder: TextEncoder, index: PassageIndex) -> dict[s
     return report | {"tensors_moved": f"{moved} of {len(before)}"}
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Damage, train, measure."""
+    argv = sys.argv[1:]
     end = argv.index("--") if "--" in argv else len(argv)
     parser, training = make_parser(), argv[end + 1 :]
     args = parser.parse_args(argv[:end])
@@ -198,4 +199,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
