@@ -49,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of the generator")
     parser.add_argument("--learning_rate_encoders", type=float, default=2e-5)
     parser.add_argument("--contrastive", type=float, default=4, help="weight of this loss")
+    parser.add_argument("--contrastive_negatives", choices=("all", "in_batch"), default="all")
     parser.add_argument("--lsr", type=float, default=0.2, help="weight of this one, per token")
     parser.add_argument("--refresh_steps", type=int, default=30)
     parser.add_argument("--ways", type=int, nargs="+", default=[0, 1, 2, 3], help="0 to 3")
@@ -79,6 +80,7 @@ def train(way: str, args: argparse.Namespace) -> tuple[Path, float]:
     if losses:
         weights = (f"{name}:{getattr(args, name)}" for name in losses)
         more += ["--retriever_loss", ",".join(weights)]
+        more += ["--contrastive_negatives", args.contrastive_negatives]
     if "lsr" in losses:
         more += ["--lm_likelihood", "per_token"]
     if "context_encoder" in trainable:
@@ -120,6 +122,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         "learning_rate",
         "learning_rate_encoders",
         "contrastive",
+        "contrastive_negatives",
         "lsr",
     )
     settings = {name: getattr(args, name) for name in (*names, "refresh_steps", "seed")}

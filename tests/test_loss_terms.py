@@ -57,6 +57,7 @@ def test_the_defaults_here_are_those_of_the_options():
         {},
         {"retriever_loss": "lsr", "lsr_direction": "lm_retriever", "lm_temperature": 0.1},
         {"retriever_loss": "contrastive", "retriever_temperature": 0.1},
+        {"retriever_loss": "contrastive", "contrastive_negatives": "in_batch"},
         {
             "retriever_loss": "emdr2",
             "likelihood_weight": 0.0,

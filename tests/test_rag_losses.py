@@ -1,5 +1,6 @@
 """The retriever's losses in training: what they are of, what moves, what is logged."""
 
+import types
 import warnings
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_lsr_brings_the_retriever_to_prefer_what_the_generator_prefers(tmp_path)
     assert losses[-1] < 0.8 * losses[0]
 
 
-def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None):
+def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None, negatives="all"):
     """The contrastive loss of a batch, a question and a passage at a time.
 
     `vector_of` gives the vector of a passage; None for the index's.
@@ -186,6 +187,8 @@ def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None):
         retrieved[number], golds[number] = found[0].tolist(), int(row["positive_ids"][0]) - 1
         answers[number] = row["answers"][0]
     columns = sorted({*golds.values()}.union(*retrieved.values()))
+    if negatives == "in_batch":
+        columns = sorted({*golds.values()})
     texts = dict(zip(columns, index.passages_at(np.array(columns)), strict=True))
     vectors = {column: vector_of(column) for column in columns}
     total = torch.tensor(0.0, dtype=torch.float64)
@@ -200,16 +203,26 @@ def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None):
     return total / len(asked)
 
 
-def test_contrastive_is_of_gold_against_all_that_the_batch_retrieved(tmp_path):
+@pytest.mark.parametrize("negatives", ["all", "in_batch"])
+def test_contrastive_is_of_gold_against_what_the_batch_retrieved_or_its_gold(tmp_path, negatives):
     rag = sharp_rag(tmp_path)
-    expected = contrastive_by_hand(rag, tiny_rag.questions(4)).item()
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4), negatives=negatives).item()
     trainer = train_tiny(
-        tmp_path, rag=rag, count=4, max_steps=1, retriever_loss="contrastive", **ALONE
+        tmp_path,
+        rag=rag,
+        count=4,
+        max_steps=1,
+        retriever_loss="contrastive",
+        contrastive_negatives=negatives,
+        **ALONE,
     )
     assert logged(trainer, "loss_contrastive")[0] == pytest.approx(expected, rel=1e-4)
 
 
-def test_contrastive_teaches_a_context_encoder_by_gold_passages_that_were_not_found_too(tmp_path):
+@pytest.mark.parametrize("negatives", ["all", "in_batch"])
+def test_contrastive_teaches_a_context_encoder_by_gold_passages_that_were_not_found_too(
+    tmp_path, negatives
+):
     """One step of plain gradient descent, against passages that are encoded one by one."""
     rag = sharp_rag(tmp_path)
     encoder = load_own_encoder(tmp_path / "index")
@@ -222,8 +235,10 @@ def test_contrastive_teaches_a_context_encoder_by_gold_passages_that_were_not_fo
         ids = encoder.tokenizer(passage["title"], passage["text"], return_tensors="pt")
         return encoder.model(**ids)[0][0]
 
-    expected = contrastive_by_hand(rag, tiny_rag.questions(4), n_docs=1, vector_of=vector_of)
-    assert len(encoded) > 4  # one is found for each question, and some are gold beside these
+    of = {"n_docs": 1, "vector_of": vector_of, "negatives": negatives}
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4), **of)
+    # One is found for each question, and some are gold beside these.
+    assert len(encoded) > 4 or negatives == "in_batch"
     expected.backward()
     trainer = train_tiny(
         tmp_path,
@@ -232,6 +247,7 @@ def test_contrastive_teaches_a_context_encoder_by_gold_passages_that_were_not_fo
         max_steps=1,
         n_docs=1,
         retriever_loss="contrastive",
+        contrastive_negatives=negatives,
         likelihood_weight=0.0,
         trainable=["context_encoder"],
         predict_with_generate=False,
@@ -252,6 +268,38 @@ def test_contrastive_without_gold_passages_is_refused(tmp_path):
     questions = Dataset.from_list(rows, features=FEATURES)
     with pytest.raises(ValueError, match="needs gold passages, and no training question has one"):
         RagTrainer(rag, args, questions)
+
+
+def test_without_gold_in_a_batch_the_contrastive_loss_is_0(tmp_path):
+    """The first two questions have none, and are a batch of their own."""
+    rows = tiny_rag.questions(4).to_list()
+    rows[:2] = [{**row, "positive_ids": []} for row in rows[:2]]
+    args = RagTrainingArguments(
+        str(tmp_path / "run"),
+        eval_strategy="no",
+        retriever_loss="contrastive",
+        contrastive_negatives="in_batch",
+    )
+    questions = Dataset.from_list(rows, features=FEATURES)
+    losses = RagTrainer(sharp_rag(tmp_path), args, questions).retriever_losses
+    found = types.SimpleNamespace(
+        retrieved_doc_ids=torch.tensor([[1, 2], [3, -1]]),
+        question_encoder_last_hidden_state=torch.ones(2, 16),
+    )
+    assert losses._contrastive(found, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
+    assert (losses._contrastive(found, torch.tensor([2, 3])) > 0).tolist() == [True, True]
+
+
+def test_a_batch_of_one_question_has_no_negatives_in_it(tmp_path):
+    args = RagTrainingArguments(
+        str(tmp_path / "run"),
+        eval_strategy="no",
+        per_device_train_batch_size=1,
+        retriever_loss="contrastive",
+        contrastive_negatives="in_batch",
+    )
+    with pytest.raises(ValueError, match=r"in_batch needs questions beside .* found a batch of 1"):
+        RagTrainer(sharp_rag(tmp_path), args, tiny_rag.questions(4))
 
 
 @pytest.mark.parametrize("losses", ["lsr", "contrastive:0.1,emdr2"])

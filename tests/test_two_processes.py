@@ -86,6 +86,7 @@ def test_the_retrievers_losses_are_those_of_one_process(tmp_path):
     place_index(rag.retriever.index, tmp_path / "sharp", "link", ours=False)
     options = {
         "retriever_loss": "lsr:0.5,contrastive:0.1",
+        "contrastive_negatives": "in_batch",
         "likelihood_weight": 0.0,
         "trainable": ["question_encoder"],
         "predict_with_generate": False,

@@ -15,7 +15,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "emdr2": (),
     "adist": ("lm_temperature",),
     "loop": ("lm_temperature", "lm_likelihood"),
-    "contrastive": (),
+    "contrastive": ("contrastive_negatives",),
     "listwise": (),
 }
 # Options that mean nothing without a loss, and their defaults.
@@ -24,6 +24,7 @@ BESIDE = {
     "lm_temperature": 1.0,
     "lm_likelihood": "summed",
     "lsr_direction": "retriever_lm",
+    "contrastive_negatives": "all",
     "likelihood_weight": 1.0,
 }
 OF_THE_LIKELIHOOD = ("label_smoothing_factor", "passage_loss_weight", "doubt_weight")

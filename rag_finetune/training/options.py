@@ -98,6 +98,14 @@ class RagOptions:
             "choices": ("retriever_lm", "lm_retriever"),
         },
     )
+    contrastive_negatives: str = field(
+        default="all",
+        metadata={
+            "help": "of contrastive: the passages that the batch retrieved and its gold ones, or "
+            "its gold ones alone, which are less hard",
+            "choices": ("all", "in_batch"),
+        },
+    )
     learning_rate_context_encoder: float | None = field(
         default=None, metadata={"help": "for the context encoder alone; default: --learning_rate"}
     )

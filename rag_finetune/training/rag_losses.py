@@ -64,8 +64,9 @@ class RetrieverLosses:
 
         Raises:
             ValueError: the question encoder does not learn after all, there is one passage a
-                question, no gold passage is known where one is needed, or the generator's
-                attention cannot be watched.
+                question, or one question a batch where the others' are its negatives, no gold
+                passage is known where one is needed, or the generator's attention cannot be
+                watched.
         """
         assert rag.retriever is not None
         self.rag, self.args = rag, args
@@ -80,6 +81,12 @@ class RetrieverLosses:
             raise ValueError(
                 f"retriever_loss {comparing[0]} compares the passages of a question, and there is "
                 "only one: raise --n_docs, or give an index of more passages."
+            )
+        at_once = args.per_device_train_batch_size * args.world_size
+        if args.contrastive_negatives == "in_batch" and at_once == 1:
+            raise ValueError(
+                "contrastive_negatives in_batch needs questions beside each, whose gold passages "
+                "are its negatives, found a batch of 1: raise --per_device_train_batch_size."
             )
         self.target_losses = target_losses
         target_losses.seen = []
@@ -162,13 +169,17 @@ class RetrieverLosses:
         return {"pdist": pdist_losses, "loop": loop_losses}[name](doc_scores, known, **both)
 
     def _contrastive(self, outputs: Any, rows: Tensor) -> Tensor:
-        """Gold against all passages that the global batch retrieved, and against its gold."""
+        """Gold against the batch's gold, and against all that it retrieved unless "in_batch"."""
         golds = self.golds
         assert golds is not None
         questions = golds.questions_of(rows.tolist())
         found = outputs.retrieved_doc_ids.flatten().to(rows.device)  # -1 for no passage
         gold = torch.tensor(golds.rows_of(questions), dtype=found.dtype, device=rows.device)
         columns, vectors = self._compared(outputs, found, gold)
+        if self.args.contrastive_negatives == "in_batch":
+            kept = np.isin(columns, gather_rows(gold).cpu().numpy())
+            kept |= not kept.any()  # no question has gold: all losses are 0
+            columns, vectors = columns[kept], vectors[torch.from_numpy(kept).to(vectors.device)]
         is_gold, excluded = golds.marks(questions, columns.tolist())
         hidden = outputs.question_encoder_last_hidden_state
         with torch.autocast(hidden.device.type, enabled=False):
