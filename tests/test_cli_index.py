@@ -263,6 +263,32 @@ def test_words_are_added_to_a_finished_index_of_the_same_passages(job, tmp_path)
     assert list(open_index(folder).manifest.lexical) == ["bm25", "tfidf"]
 
 
+def test_words_are_added_without_naming_the_passages_again(job, tmp_path):
+    folder = shutil.copytree(job / "index", tmp_path / "index")
+    assert "bm25 added." in ok("index", "--lexical", "bm25", "--output_dir", folder).out
+    given = shutil.copytree(job / "index", tmp_path / "given")
+    ok(*word_words(job, given, "bm25"))
+    for path in (folder / "bm25").iterdir():
+        assert path.read_bytes() == (given / "bm25" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lexical", "bm25", "--output_dir", "NEW"], "only --lexical can do without"),
+        (
+            ["--context_encoder", "x", "--output_dir", "INDEX"],
+            "--passages --from_questions is required",
+        ),
+        (["--lexical", "bm25", "--output_dir", "INDEX", "--context_encoder", "x"], "go with"),
+        (["--lexical", "bm25", "--output_dir", "INDEX", "--passages_format", "tsv"], "go with"),
+    ],
+)
+def test_passages_may_be_left_out_for_words_in_a_finished_index_only(job, tmp_path, words, message):
+    places = {"NEW": str(tmp_path / "new"), "INDEX": str(job / "index")}
+    assert message in usage_error_of("index", *(places.get(word, word) for word in words))
+
+
 def test_words_are_not_added_to_an_index_of_other_passages_or_vectors(job, tmp_path):
     folder = shutil.copytree(job / "index", tmp_path / "index")
     other = tmp_path / "other.jsonl"

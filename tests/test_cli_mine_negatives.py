@@ -38,7 +38,7 @@ def test_the_file_is_read_back_as_questions_and_candidates(index, tmp_path, retr
     output = tmp_path / "mined.json"
     flags = dense()[2:] if "dense" in retrieval else []
     done = ok(*words_of(index, output, "--retrieval", *retrieval, *flags, "--n_negatives", 4))
-    assert "20 questions with 80 negatives, 4.0 each. Not taken:" in done.out
+    assert "20 questions with 80 negatives, 4.0 each.\nPassages that were found" in done.out
     questions, given = load_questions(output), load_questions(tiny_job() / "train.json")
     for name in ("question", "answers", "positive_ids"):
         assert questions[name][:] == given[name][:]
@@ -96,6 +96,23 @@ def test_files_of_several_formats_are_joined_and_their_ids_told_apart(index, tmp
     assert found["question"][:] == asked[:5] + asked[:3]
     golds = resolve_positives(found, open_index(index))["positive_ids"][:]
     assert golds == [row["positive_ids"] for row in rows[:5] + rows[:3]]
+
+
+def test_what_is_left_out_is_told_by_file_and_what_is_asked_twice_is_said(index, tmp_path):
+    rows = json.loads((tiny_job() / "train.json").read_text())
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(json.dumps(rows[:3]))
+    gone = [{**rows[3], "positive_ids": ["gone"]}, {**rows[4], "positive_ids": ["gone"]}]
+    second.write_text(json.dumps([*rows[2:3], *gone, rows[5]]))
+    files = ["--train_file", first, second, "--output_file", tmp_path / "mined.json"]
+    with pytest.warns(UserWarning, match=r"second.json: 1 of its questions are in an earlier file"):
+        done = ok("mine-negatives", "--index", index, *files, "--n_negatives", 30)
+    assert "5 questions with" in done.out
+    assert "5  of them with fewer than 30\n" in done.out
+    assert f"2  of {second} left out: no gold passage in the index\n" in done.out
+    assert f"of {first} left out" not in done.out
+    of_passages = done.out.partition("Passages that were found and not taken:\n")[2]
+    assert "gold passages\n" in of_passages and "question" not in of_passages
 
 
 def test_a_file_that_is_given_twice_or_written_over_is_refused(index, tmp_path):

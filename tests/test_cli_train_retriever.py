@@ -53,6 +53,24 @@ def test_it_leaves_two_folders_the_index_and_the_figures(inputs):
     assert metrics["mrr@10"] == pytest.approx(best)
 
 
+def test_an_index_that_had_words_is_left_with_the_same_ones(inputs, tmp_path):
+    """And with the size of its pieces."""
+    cut = ["--passages", str(inputs / "passages.jsonl"), "--passage_words", "9", "--overlap", "1"]
+    old, output = tmp_path / "old", tmp_path / "run"
+    ok("index", *cut, "--lexical", "bm25", "--language", "english", "--output_dir", str(old))
+    given = words(inputs, "--save_index", output=output)
+    place = given.index("--passages")
+    printed = ok(*given[:place], "--index", str(old), *given[place + 2 :]).out
+    assert f"{output}/index: has bm25 too, as {old}." in printed
+    before, after = (open_index(folder) for folder in (old, output / "index"))
+    assert after.manifest.has_vectors and not before.manifest.has_vectors
+    for name in ("lexical", "passage_words", "overlap"):
+        assert getattr(after.manifest, name) == getattr(before.manifest, name) != 0
+    asked = ["what is the house of ada ?"]
+    found = [index.lexical("bm25").search(asked, 5)[1].tolist() for index in (before, after)]
+    assert found[0] == found[1]
+
+
 def test_one_encoder_is_tied_and_a_run_goes_on_from_its_last_checkpoint(inputs):
     printed = ok(*words(inputs, "--save_strategy", "steps", "--save_steps", "2")).out
     assert "question_encoder" in printed and "\ncontext_encoder" not in printed

@@ -104,6 +104,18 @@ def test_a_flag_like_no_other_is_refused_too(parser, capsys):
     assert "unrecognised flag --zzz. --help lists the flags." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--question", "--question=x"])
+def test_an_argument_without_a_flag_is_said_to_stand_alone(flag, capsys):
+    parser = make_parser("search", "Search.")
+    parser.add_argument("question")
+    parser.add_argument("--question_encoder")
+    with pytest.raises(SystemExit):
+        parse(parser, [flag, "Who?"])
+    assert "flag --question. The question stands alone: leave --question out" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_stray_word_is_named(parser, capsys):
     with pytest.raises(SystemExit):
         parse(parser, ["stray"])

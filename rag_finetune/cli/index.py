@@ -27,8 +27,13 @@ Several processes share the work:
 def make_index_parser() -> argparse.ArgumentParser:
     """The flags of `index`."""
     parser = make_parser("index", "Cut passages, encode them, and write an index folder.", EPILOG)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--passages", nargs="+", metavar="FILE", help="documents, in files")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--passages",
+        nargs="+",
+        metavar="FILE",
+        help="documents, in files; not needed where --lexical adds words to a finished index",
+    )
     source.add_argument(
         "--from_questions", metavar="FILE", help="questions that bring their passages along"
     )
@@ -88,7 +93,8 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    args = parse(make_index_parser(), argv)
+    parser = make_index_parser()
+    args = parse(parser, argv)
     require_positive(args, "max_length")
     if args.passages_format if args.from_questions else args.qa_format:
         raise ValueError(
@@ -97,6 +103,15 @@ def main(argv: list[str]) -> int:
         )
 
     kinds = lexical_kinds(args)
+    is_there = bool(kinds) and (Path(args.output_dir) / MANIFEST).is_file()
+    if not (args.passages or args.from_questions):
+        if not is_there:
+            parser.error(
+                "one of the arguments --passages --from_questions is required; only --lexical can "
+                "do without, where --output_dir is a finished index"
+            )
+        if args.passages_format or args.context_encoder:
+            parser.error("--passages_format and --context_encoder go with --passages")
 
     from rag_finetune.index.lexical import require_lexical
     from rag_finetune.index.processes import join_world
@@ -104,7 +119,6 @@ def main(argv: list[str]) -> int:
     for kind in kinds:
         require_lexical(kind, args.language)
     world = join_world()
-    is_there = bool(kinds) and (Path(args.output_dir) / MANIFEST).is_file()
     if args.context_encoder and not is_there:
         _build_dense(args, world)
     if world.is_main and kinds:
@@ -159,14 +173,14 @@ def _build_words(args: argparse.Namespace, kinds: "Kinds") -> None:
 
 
 def _add_lexical(args: argparse.Namespace, kinds: "Kinds", was_there: bool) -> None:
-    """Add what is asked for to an index; one that was there must be of the same passages."""
+    """Add what is asked for to an index; one that was there must be of the passages given."""
     from rag_finetune.encoders.prefix import with_prefix
     from rag_finetune.index.lexical_parts import add_lexical, require_same_passages
     from rag_finetune.index.manifest import require_equal
     from rag_finetune.index.store import open_index
 
     index = open_index(args.output_dir)
-    if was_there:
+    if was_there and (args.passages or args.from_questions):
         tokenizer = None
         if args.context_encoder:
             encoder = _load_encoder(args)

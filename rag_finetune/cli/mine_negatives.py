@@ -1,6 +1,8 @@
 """`rag-finetune mine-negatives`: questions with gold passages → hard negatives, as DPR's JSON."""
 
 import argparse
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,24 +122,24 @@ def main(argv: list[str]) -> int:
 
     from rag_finetune.files import write_json_list
 
-    questions = _read(args)
+    questions, file_of = _read(args)
     miner = _load(args)
-    counts = {"questions": 0, "negatives": 0}
+    counts: Counter[str] = Counter()
 
     def counted() -> Any:
         for row in miner.mine(questions, progress=True):
-            counts["questions"] += 1
             counts["negatives"] += len(row["hard_negative_ctxs"])
+            counts[file_of[row["id"]]] += 1
             yield row
 
     write_json_list(output, counted())
-    _report(counts, miner)
+    _report(counts, Counter(file_of.values()), miner)
     print(f"\nWritten: {output}.")
     return 0
 
 
-def _read(args: argparse.Namespace) -> "Dataset":
-    """The questions of all files."""
+def _read(args: argparse.Namespace) -> "tuple[Dataset, dict[str, str]]":
+    """The questions of all files, and by the id of each the file that it is of."""
     from datasets import concatenate_datasets
 
     from rag_finetune.data.qa import load_questions
@@ -145,17 +147,27 @@ def _read(args: argparse.Namespace) -> "Dataset":
     options = {"qa_format": args.qa_format, "keep_unanswerable": args.keep_unanswerable}
     found = [load_questions(path, need_answers=False, **options) for path in args.train_file]
     shared = set.intersection(*(set(part.column_names) for part in found))
-    parts, ids_of_all = [], set()
-    for number, part in enumerate(found, start=1):
+    parts: list[Dataset] = []
+    file_of: dict[str, str] = {}
+    asked: set[str] = set()
+    for number, (path, part) in enumerate(zip(args.train_file, found, strict=True), start=1):
         ids = []
         for name in part["id"]:
-            while name in ids_of_all:
+            while name in file_of:
                 name = f"{number}-{name}"
-            ids_of_all.add(name)
+            file_of[name] = path
             ids.append(name)
+        texts = set(part["question"])
+        if repeated := len(texts & asked):
+            warnings.warn(
+                f"{path}: {repeated:,} of its questions are in an earlier file too, and will be "
+                "trained on twice. Leave one of the files out, if that is not meant.",
+                stacklevel=2,
+            )
+        asked |= texts
         columns = [name for name in part.column_names if name in shared and name != "id"]
         parts.append(part.select_columns(columns).add_column("id", ids))
-    return concatenate_datasets(parts)
+    return concatenate_datasets(parts), file_of
 
 
 def _load(args: argparse.Namespace) -> "NegativeMiner":
@@ -201,13 +213,28 @@ def _dense(
     return DenseSearcher(encoder, index)
 
 
-def _report(counts: dict[str, int], miner: "NegativeMiner") -> None:
-    """Say what was found, and what was not taken and why."""
-    n_questions = max(counts["questions"], 1)
+def _report(counts: Counter[str], given: Counter[str], miner: "NegativeMiner") -> None:
+    """Say what was found, and what was not taken and why.
+
+    Args:
+        counts: negatives, and by each file the questions that were written.
+        given: by each file its questions.
+        miner: what found them.
+    """
+    from rag_finetune.retrieval.mining import FEWER, WITHOUT_GOLD
+
+    written = sum(counts[path] for path in given)
     print(
-        f"{counts['questions']:,} questions with {counts['negatives']:,} negatives, "
-        f"{counts['negatives'] / n_questions:.1f} each. Not taken:"
+        f"{written:,} questions with {counts['negatives']:,} negatives, "
+        f"{counts['negatives'] / max(written, 1):.1f} each."
     )
-    for reason, count in miner.left_out.items():
-        if count:
-            print(f"{count:>10,}  {reason}")
+    if few := miner.left_out[FEWER]:
+        print(f"{few:>10,}  of them with fewer than {miner.n_negatives}")
+    for path, count in given.items():
+        if count > counts[path]:
+            print(f"{count - counts[path]:>10,}  of {path} left out: no gold passage in the index")
+    passages = {k: n for k, n in miner.left_out.items() if n and k not in (FEWER, WITHOUT_GOLD)}
+    if passages:
+        print("Passages that were found and not taken:")
+    for reason, count in passages.items():
+        print(f"{count:>10,}  {reason}")

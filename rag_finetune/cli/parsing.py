@@ -18,7 +18,6 @@ from rag_finetune.cli.recipe import read_recipe
 
 # Flags that steer the command line itself: a recipe cannot set them.
 _NOT_IN_A_RECIPE = {"config", "debug", "help", "help_all", "h"}
-
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
@@ -175,9 +174,8 @@ def expand_config(argv: Sequence[str], known_flags: Collection[str]) -> list[str
             name `-` and `_` count as equal.
 
     Returns:
-        The recipe's flags, then `--config FILE` (which also ends a list of the recipe, so that it
-        cannot swallow an argument that has no flag), then the other words. Without a recipe,
-        the words unchanged.
+        The recipe's flags, then `--config FILE` (which also ends a list of the recipe: it cannot
+        swallow an argument that has no flag), then the other words; without a recipe, the words.
 
     Raises:
         ValueError: the recipe cannot be read, has an unknown key or one key twice, or `--config`
@@ -289,6 +287,8 @@ def _refuse(
     flag = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
     if flag is None:
         parser.error(f'unexpected argument "{rest[0]}"')
+    if _name(flag) in (one.dest for one in parser._actions if not one.option_strings):
+        parser.error(f"unrecognised flag {flag}. The {flag[2:]} stands alone: leave {flag} out")
     spellings = {_name(known): known.lstrip("-") for known in extra_flags}
     spellings |= {_name(known): known.lstrip("-") for known in parser._option_string_actions}
     nearest = difflib.get_close_matches(_name(flag), spellings, n=1)

@@ -146,11 +146,13 @@ def _load_passages(data: argparse.Namespace, context: "TextEncoder") -> "Passage
     """The passages that training and validation look for gold among."""
     from rag_finetune.data.passages import load_passages
     from rag_finetune.encoders.prefix import with_prefix
+    from rag_finetune.index.corpus import COLUMNS
     from rag_finetune.index.gold import Passages
     from rag_finetune.index.store import open_index
 
     if data.index is not None:
-        return Passages(open_index(data.index).passages.remove_columns("embeddings"), data.index)
+        held = open_index(data.index).passages
+        return Passages(held.select_columns([*COLUMNS]), data.index)
     tokenizer = with_prefix(context.tokenizer, "")
     found = load_passages(
         data.passages, data.passage_words, tokenizer=tokenizer, passages_format=data.passages_format
@@ -209,10 +211,25 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
         )
         return STOPPED_BY_SIGTERM
     if args.save_index and trainer.is_world_process_zero():
-        trainer.save_index(data.passage_words if data.index is None else 0)
+        _save_index(trainer, data)
     trainer.finish(result.metrics)
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
     say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
     trainer.end()
     return 0
+
+
+def _save_index(trainer: "RetrieverTrainer", data: argparse.Namespace) -> None:
+    """Leave an index by the new vectors; what else the given one has, it has too."""
+    from rag_finetune.index.store import open_index
+
+    if data.index is None:
+        trainer.save_index({}, passage_words=data.passage_words)
+        return
+    old = open_index(data.index).manifest
+    trainer.save_index(old.lexical, passage_words=old.passage_words, overlap=old.overlap)
+    if old.lexical:
+        print(
+            f"{trainer.args.output_dir}/index: has {', '.join(old.lexical)} too, as {data.index}."
+        )

@@ -130,7 +130,7 @@ class PassageIndex:
             raise ValueError(
                 f"{self.folder}: expected an index by {kind}, found "
                 f"{' and '.join(self.manifest.lexical) or 'vectors only'}. Add it: rag-finetune "
-                f"index --lexical {kind} --passages FILES --output_dir {self.folder}."
+                f"index --lexical {kind} --output_dir {self.folder}."
             )
         if kind not in self._lexical:
             opened = self._of_this_version(kind, open_lexical)

@@ -20,6 +20,9 @@ from rag_finetune.retrieval.searchers import TextSearcher
 
 SAMPLINGS = ("top", "random")
 BLOCK = 256  # questions whose passages are held at a time
+# Of `NegativeMiner.left_out`, the two that count questions.
+WITHOUT_GOLD = "questions without a gold passage"
+FEWER = "questions with fewer negatives"
 
 
 class Found(NamedTuple):
@@ -117,7 +120,7 @@ class NegativeMiner:
         require_columns(questions)
         rows = gold_rows(questions, self.index)
         kept = [number for number, gold in enumerate(rows) if gold]
-        self.left_out["questions without a gold passage"] += len(rows) - len(kept)
+        self.left_out[WITHOUT_GOLD] += len(rows) - len(kept)
         _require_golds(kept, questions, self.index)
         bar = tqdm(total=len(kept), desc="Mining", unit=" questions", disable=not progress)
         with bar:
@@ -248,7 +251,7 @@ class NegativeMiner:
         self, example: dict[str, Any], positives: list[Any], negatives: list[Any]
     ) -> dict[str, Any]:
         """A question with its negatives, drawn where they are drawn."""
-        self.left_out["questions with fewer negatives"] += len(negatives) < self.n_negatives
+        self.left_out[FEWER] += len(negatives) < self.n_negatives
         if self.sampling == "random" and len(negatives) > self.n_negatives:
             draw = random.Random(f"{self.seed} {example['id']}")
             chosen = sorted(draw.sample(range(len(negatives)), self.n_negatives))

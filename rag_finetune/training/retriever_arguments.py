@@ -1,10 +1,12 @@
 """RetrieverTrainingArguments: TrainingArguments with the options of retriever training."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 
+from rag_finetune.files import nearest
 from rag_finetune.index.lexical import require_lexical
 from rag_finetune.index.words import require_language
 from rag_finetune.training.launch import check_world, refuse
@@ -118,6 +120,11 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
                 require_language(self.teacher_language, "teacher_language")
         elif self.teacher_language is not None:
             raise ValueError(f"--teacher_language goes with --teacher {FUSED}.")
+        elif nearest(self.teacher or "", [FUSED]) and not Path(str(self.teacher)).is_dir():
+            raise ValueError(
+                f'--teacher "{self.teacher}": is no folder. Did you mean {FUSED}? Else give a '
+                "cross-encoder, folder or Hub name."
+            )
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: parts "

@@ -17,6 +17,7 @@ from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.build import build_index
+from rag_finetune.index.lexical_parts import Kinds, add_lexical
 from rag_finetune.losses.contrastive import (
     contrastive_losses,
     distillation_losses,
@@ -242,11 +243,12 @@ class RetrieverTrainer(Trainer):
         )
         return metrics
 
-    def save_index(self, passage_words: int) -> None:
+    def save_index(self, lexical: Kinds, **cut: Any) -> None:
         """Leave the passages in output_dir/index, encoded by the context encoder as it is now.
 
         Args:
-            passage_words: how the passages were cut, for the manifest.
+            lexical: indexes by words that it shall have beside the vectors; may be empty.
+            **cut: passage_words and overlap, for the manifest.
         """
         folder = Path(str(self.args.output_dir))
         save_encoders(self.encoders, folder, self.scale)
@@ -254,7 +256,9 @@ class RetrieverTrainer(Trainer):
         encoder = load_context_encoder(str(folder / "context_encoder"), length)
         network: Any = encoder.model
         network.to(self.args.device)
-        build_index(self.passages, encoder, folder / "index", passage_words=passage_words)
+        index = build_index(self.passages, encoder, folder / "index", **cut)
+        if lexical:
+            add_lexical(index, lexical)
 
     def finish(self, metrics: Mapping[str, float]) -> None:
         """Write both encoders, the run's history, and last train_results.json."""
