@@ -40,5 +40,5 @@ bench:  ## measure ours against plain Transformers; each script prints one line 
 	  env -u OMP_NUM_THREADS python "benchmarks/bench_$$name.py" $(BENCH_ARGS); done
 
 clean:  ## remove caches and build files; .venv and runs/ stay
-	rm -rf .ci-venv .ci-log.txt .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov build dist ./*.egg-info
+	rm -rf .ci-venv .ci-log.txt .ci-types.txt .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov build dist ./*.egg-info
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
