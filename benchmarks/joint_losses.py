@@ -127,7 +127,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     )
     settings = {name: getattr(args, name) for name in (*names, "refresh_steps", "seed")}
     path = args.output_dir / "settings.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    if path.is_file() and settings | json.loads(path.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{path}: was made by other flags. Choose another --output_dir.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings) + "\n", encoding="utf-8")

@@ -280,8 +280,18 @@ def test_words_are_added_without_naming_the_passages_again(job, tmp_path):
             ["--context_encoder", "x", "--output_dir", "INDEX"],
             "--passages --from_questions is required",
         ),
-        (["--lexical", "bm25", "--output_dir", "INDEX", "--context_encoder", "x"], "go with"),
-        (["--lexical", "bm25", "--output_dir", "INDEX", "--passages_format", "tsv"], "go with"),
+        (["--output_dir", "INDEX"], "--passages --from_questions is required"),
+        *(
+            (["--lexical", "bm25", "--output_dir", "INDEX", flag, value], f"{flag} goes with --pas")
+            for flag, value in (
+                ("--context_encoder", "x"),
+                ("--passages_format", "tsv"),
+                ("--passage_words", "7"),
+                ("--overlap", "2"),
+                ("--max_length", "3"),
+                ("--dtype", "auto"),
+            )
+        ),
     ],
 )
 def test_passages_may_be_left_out_for_words_in_a_finished_index_only(job, tmp_path, words, message):

@@ -7,6 +7,7 @@ import tiny_rag
 from tiny_job import error_of, ok, usage_error_of, write_inputs
 
 from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
+from rag_finetune.index import lexical
 from rag_finetune.index.store import open_index
 
 
@@ -53,22 +54,52 @@ def test_it_leaves_two_folders_the_index_and_the_figures(inputs):
     assert metrics["mrr@10"] == pytest.approx(best)
 
 
-def test_an_index_that_had_words_is_left_with_the_same_ones(inputs, tmp_path):
-    """And with the size of its pieces."""
+@pytest.mark.parametrize("vectors", [[], ["--index_type", "HNSW8,Flat"]], ids=["words", "both"])
+def test_what_the_given_index_had_the_new_one_has(inputs, tmp_path, vectors):
+    if vectors:
+        vectors = [*vectors, "--context_encoder", str(inputs / "parts/context_encoder")]
     cut = ["--passages", str(inputs / "passages.jsonl"), "--passage_words", "9", "--overlap", "1"]
     old, output = tmp_path / "old", tmp_path / "run"
-    ok("index", *cut, "--lexical", "bm25", "--language", "english", "--output_dir", str(old))
+    of_words = ["--lexical", "bm25", "--language", "english", "--output_dir", str(old)]
+    ok("index", *cut, *vectors, *of_words)
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["retrieval"] = {"way": "hybrid", "weight": 0.25} if vectors else {}
+    (old / "manifest.json").write_text(json.dumps(manifest))
     given = words(inputs, "--save_index", output=output)
     place = given.index("--passages")
     printed = ok(*given[:place], "--index", str(old), *given[place + 2 :]).out
-    assert f"{output}/index: has bm25 too, as {old}." in printed
+    assert f"{output}/index: has bm25 too, as the index that was given." in printed
+    assert ("chosen for the old vectors" in printed) is bool(vectors)
     before, after = (open_index(folder) for folder in (old, output / "index"))
-    assert after.manifest.has_vectors and not before.manifest.has_vectors
-    for name in ("lexical", "passage_words", "overlap"):
-        assert getattr(after.manifest, name) == getattr(before.manifest, name) != 0
+    assert after.manifest.fingerprint == (
+        load_context_encoder(str(output / "context_encoder")).fingerprint()
+    )
+    for name in ("lexical", "passage_words", "overlap", "retrieval"):
+        assert getattr(after.manifest, name) == getattr(before.manifest, name), name
+    assert after.manifest.faiss_factory == ("HNSW8,Flat" if vectors else "Flat")
     asked = ["what is the house of ada ?"]
     found = [index.lexical("bm25").search(asked, 5)[1].tolist() for index in (before, after)]
     assert found[0] == found[1]
+
+
+def test_a_package_that_the_index_will_need_is_missed_before_training(
+    inputs, tmp_path, monkeypatch
+):
+    ok(
+        "index",
+        "--passages",
+        inputs / "passages.jsonl",
+        "--lexical",
+        "bm25",
+        "--output_dir",
+        tmp_path / "old",
+    )
+    given = words(inputs, "--save_index", output=tmp_path / "run")
+    place = given.index("--passages")
+    monkeypatch.setitem(lexical.MODULES, "bm25", ("no_such_module",))
+    error = error_of(*given[:place], "--index", str(tmp_path / "old"), *given[place + 2 :])
+    assert "BM25 needs no_such_module" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_encoder_is_tied_and_a_run_goes_on_from_its_last_checkpoint(inputs):

@@ -12,7 +12,8 @@ from rag_finetune.training.retriever_options import REFUSED
         ({"temperature": 0.0}, "temperature must be a number above 0"),
         ({"distillation_weight": 1.5}, "from 0 to 1"),
         ({"teacher": "x"}, "teacher goes with --distillation_weight"),
-        ({"teacher": "bm52", "distillation_weight": 0.5}, "is no folder. Did you mean bm25?"),
+        ({"teacher": "bm52", "distillation_weight": 0.5}, "did you mean bm25?"),
+        ({"teacher": "BM25", "distillation_weight": 0.5}, "did you mean bm25?"),
         (
             {"teacher": "x", "distillation_weight": 0.5, "teacher_language": "english"},
             "teacher_language goes with --teacher bm25",

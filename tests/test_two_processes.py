@@ -80,13 +80,14 @@ def test_layouts_give_the_same_losses_gradient_norms_and_weights(runs):
 
 
 @pytest.mark.slow
-def test_the_retrievers_losses_are_those_of_one_process(tmp_path):
+@pytest.mark.parametrize("negatives", ["all", "in_batch"])
+def test_the_retrievers_losses_are_those_of_one_process(tmp_path, negatives):
     rag = sharp_rag(tmp_path)
     save_rag(rag.model, rag.tokenizer, tmp_path / "sharp")
     place_index(rag.retriever.index, tmp_path / "sharp", "link", ours=False)
     options = {
         "retriever_loss": "lsr:0.5,contrastive:0.1",
-        "contrastive_negatives": "in_batch",
+        "contrastive_negatives": negatives,
         "likelihood_weight": 0.0,
         "trainable": ["question_encoder"],
         "predict_with_generate": False,

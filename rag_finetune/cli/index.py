@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from rag_finetune.index.processes import World
 
 MANIFEST = "manifest.json"
+# What says how passages are read, cut and encoded.
+OF_PASSAGES = (
+    *("passages_format", "passage_words", "overlap"),
+    *("context_encoder", "max_length", "dtype"),
+)
 EPILOG = """A build that was stopped goes on where it was when the same command is given again.
 Several processes share the work:
   accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m rag_finetune index …"""
@@ -102,16 +107,17 @@ def main(argv: list[str]) -> int:
             "the other."
         )
 
-    kinds = lexical_kinds(args)
-    is_there = bool(kinds) and (Path(args.output_dir) / MANIFEST).is_file()
+    is_there = bool(args.lexical) and (Path(args.output_dir) / MANIFEST).is_file()
     if not (args.passages or args.from_questions):
         if not is_there:
             parser.error(
                 "one of the arguments --passages --from_questions is required; only --lexical can "
                 "do without, where --output_dir is a finished index"
             )
-        if args.passages_format or args.context_encoder:
-            parser.error("--passages_format and --context_encoder go with --passages")
+        for flag in OF_PASSAGES:
+            if getattr(args, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} goes with --passages; the words are of those in the index")
+    kinds = lexical_kinds(args)
 
     from rag_finetune.index.lexical import require_lexical
     from rag_finetune.index.processes import join_world

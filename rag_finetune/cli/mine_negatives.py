@@ -124,16 +124,17 @@ def main(argv: list[str]) -> int:
 
     questions, file_of = _read(args)
     miner = _load(args)
-    counts: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    sizes: list[int] = []
 
     def counted() -> Any:
         for row in miner.mine(questions, progress=True):
-            counts["negatives"] += len(row["hard_negative_ctxs"])
-            counts[file_of[row["id"]]] += 1
+            sizes.append(len(row["hard_negative_ctxs"]))
+            written[file_of[row["id"]]] += 1
             yield row
 
     write_json_list(output, counted())
-    _report(counts, Counter(file_of.values()), miner)
+    _report(sum(sizes), written, Counter(file_of.values()), miner)
     print(f"\nWritten: {output}.")
     return 0
 
@@ -160,7 +161,7 @@ def _read(args: argparse.Namespace) -> "tuple[Dataset, dict[str, str]]":
         texts = set(part["question"])
         if repeated := len(texts & asked):
             warnings.warn(
-                f"{path}: {repeated:,} of its questions are in an earlier file too, and will be "
+                f"{path}: {repeated:,} of its questions are in an earlier file too, and would be "
                 "trained on twice. Leave one of the files out, if that is not meant.",
                 stacklevel=2,
             )
@@ -213,26 +214,29 @@ def _dense(
     return DenseSearcher(encoder, index)
 
 
-def _report(counts: Counter[str], given: Counter[str], miner: "NegativeMiner") -> None:
+def _report(
+    n_negatives: int, written: Counter[str], given: Counter[str], miner: "NegativeMiner"
+) -> None:
     """Say what was found, and what was not taken and why.
 
     Args:
-        counts: negatives, and by each file the questions that were written.
+        n_negatives: all that were written.
+        written: by each file the questions that were written.
         given: by each file its questions.
         miner: what found them.
     """
     from rag_finetune.retrieval.mining import FEWER, WITHOUT_GOLD
 
-    written = sum(counts[path] for path in given)
+    questions = written.total()
     print(
-        f"{written:,} questions with {counts['negatives']:,} negatives, "
-        f"{counts['negatives'] / max(written, 1):.1f} each."
+        f"{questions:,} questions with {n_negatives:,} negatives, "
+        f"{n_negatives / max(questions, 1):.1f} each."
     )
     if few := miner.left_out[FEWER]:
         print(f"{few:>10,}  of them with fewer than {miner.n_negatives}")
     for path, count in given.items():
-        if count > counts[path]:
-            print(f"{count - counts[path]:>10,}  of {path} left out: no gold passage in the index")
+        if count > written[path]:
+            print(f"{count - written[path]:>10,}  of {path} left out: no gold passage in the index")
     passages = {k: n for k, n in miner.left_out.items() if n and k not in (FEWER, WITHOUT_GOLD)}
     if passages:
         print("Passages that were found and not taken:")

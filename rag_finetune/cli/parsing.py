@@ -288,7 +288,7 @@ def _refuse(
     if flag is None:
         parser.error(f'unexpected argument "{rest[0]}"')
     if _name(flag) in (one.dest for one in parser._actions if not one.option_strings):
-        parser.error(f"unrecognised flag {flag}. The {flag[2:]} stands alone: leave {flag} out")
+        parser.error(f"unrecognised flag {flag}. The {_name(flag)} stands alone: leave {flag} out")
     spellings = {_name(known): known.lstrip("-") for known in extra_flags}
     spellings |= {_name(known): known.lstrip("-") for known in parser._option_string_actions}
     nearest = difflib.get_close_matches(_name(flag), spellings, n=1)

@@ -17,6 +17,8 @@ from rag_finetune.training.resume import LATEST, check_output
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
     from rag_finetune.index.gold import Passages
+    from rag_finetune.index.manifest import Manifest
+    from rag_finetune.index.store import PassageIndex
     from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
     from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
@@ -142,17 +144,17 @@ def _load_encoders(data: argparse.Namespace) -> "tuple[TextEncoder, TextEncoder,
     return question, context, tied
 
 
-def _load_passages(data: argparse.Namespace, context: "TextEncoder") -> "Passages":
+def _load_passages(
+    data: argparse.Namespace, context: "TextEncoder", index: "PassageIndex | None"
+) -> "Passages":
     """The passages that training and validation look for gold among."""
     from rag_finetune.data.passages import load_passages
     from rag_finetune.encoders.prefix import with_prefix
     from rag_finetune.index.corpus import COLUMNS
     from rag_finetune.index.gold import Passages
-    from rag_finetune.index.store import open_index
 
-    if data.index is not None:
-        held = open_index(data.index).passages
-        return Passages(held.select_columns([*COLUMNS]), data.index)
+    if index is not None:
+        return Passages(index.passages.select_columns([*COLUMNS]), data.index)
     tokenizer = with_prefix(context.tokenizer, "")
     found = load_passages(
         data.passages, data.passage_words, tokenizer=tokenizer, passages_format=data.passages_format
@@ -161,7 +163,7 @@ def _load_passages(data: argparse.Namespace, context: "TextEncoder") -> "Passage
 
 
 def _make_trainer(
-    data: argparse.Namespace, args: "RetrieverTrainingArguments"
+    data: argparse.Namespace, args: "RetrieverTrainingArguments", index: "PassageIndex | None"
 ) -> "RetrieverTrainer":
     """Load what the flags name, and join it."""
     from rag_finetune.data.qa import load_questions
@@ -170,7 +172,7 @@ def _make_trainer(
     from rag_finetune.training.retriever_trainer import RetrieverTrainer
 
     question, context, tied = _load_encoders(data)
-    source = _load_passages(data, context)
+    source = _load_passages(data, context, index)
     options = {"qa_format": data.qa_format, "keep_unanswerable": data.keep_unanswerable}
     questions = load_questions(data.train_file, need_answers=False, **options)
     mined = load_mined(data.train_file, len(questions), data.qa_format)
@@ -195,7 +197,14 @@ def _make_trainer(
 
 def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
     """Train, and leave two folders, and the index where it is asked for."""
-    trainer = _make_trainer(data, args)
+    from rag_finetune.index.lexical import require_lexical
+    from rag_finetune.index.store import open_index
+
+    source = None if data.index is None else open_index(data.index)
+    if source is not None and args.save_index:
+        for kind, settings in source.manifest.lexical.items():
+            require_lexical(kind, settings["language"])
+    trainer = _make_trainer(data, args, source)
     say = print if trainer.is_world_process_zero() else say_nothing
     say(trainer.describe())
     held = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)  # type: ignore[arg-type]
@@ -211,7 +220,9 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
         )
         return STOPPED_BY_SIGTERM
     if args.save_index and trainer.is_world_process_zero():
-        _save_index(trainer, data)
+        trainer.save_index(source, data.passage_words)
+        if source is not None:
+            _say_what_is_kept(source.manifest, f"{args.output_dir}/index")
     trainer.finish(result.metrics)
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
@@ -220,16 +231,12 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
     return 0
 
 
-def _save_index(trainer: "RetrieverTrainer", data: argparse.Namespace) -> None:
-    """Leave an index by the new vectors; what else the given one has, it has too."""
-    from rag_finetune.index.store import open_index
-
-    if data.index is None:
-        trainer.save_index({}, passage_words=data.passage_words)
-        return
-    old = open_index(data.index).manifest
-    trainer.save_index(old.lexical, passage_words=old.passage_words, overlap=old.overlap)
+def _say_what_is_kept(old: "Manifest", folder: str) -> None:
+    """Tell what the index of the new vectors has of the one that was given."""
     if old.lexical:
+        print(f"{folder}: has {' and '.join(old.lexical)} too, as the index that was given.")
+    if old.retrieval:
         print(
-            f"{trainer.args.output_dir}/index: has {', '.join(old.lexical)} too, as {data.index}."
+            f"{folder}: is searched in the way that was chosen for the old vectors; "
+            "`rag-finetune tune-retrieval` chooses for the new ones."
         )

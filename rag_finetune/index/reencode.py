@@ -30,9 +30,9 @@ def reencode_index(
 ) -> PassageIndex:
     """Write an index of the same passages, in their order, with another encoder's vectors.
 
-    Type, data type of the network, indexes by words and the way of retrieval are the old index's;
-    an approximate one is searched with at least its effort, which may have been tuned. The folder
-    appears, complete, in one step.
+    Type, data type of the network, indexes by words and the way of retrieval are the old index's
+    (of one without vectors the type is chosen); an approximate one is searched with at least its
+    effort, which may have been tuned. The folder appears, complete, in one step.
 
     Args:
         source: the old index, opened; it stays as it is.
@@ -59,7 +59,7 @@ def reencode_index(
         encoded,
         passage_words=old.passage_words,
         overlap=old.overlap,
-        index_type=old.index_type,
+        index_type=old.index_type if old.has_vectors else "auto",
         dtype=old.dtype,
         world=world,
     )

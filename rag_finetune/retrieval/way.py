@@ -165,8 +165,7 @@ def _require_able(index: PassageIndex, retrieval: Retrieval, source: str) -> Non
             add = (
                 "build an index with --context_encoder"
                 if need == "vectors"
-                else f"add them: rag-finetune index --lexical {need} --output_dir {index.folder} "
-                "with the flags that it was built with"
+                else f"add them: rag-finetune index --lexical {need} --output_dir {index.folder}"
             )
             raise ValueError(
                 f"{source}: retrieval by {retrieval.describe()} needs {need}, but {index.folder} "

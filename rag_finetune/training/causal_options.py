@@ -8,7 +8,7 @@ from rag_finetune.training.options import OF_CONTEXT_ENCODER, PARTS, RagOptions
 NOT_HERE: dict[str, str] = dict.fromkeys(
     OF_CONTEXT_ENCODER,
     "the context encoder stays as it is beside a decoder-only generator",
-)
+) | {"contrastive_negatives": "retriever_loss contrastive is not for decoder-only generators"}
 
 
 @dataclass

@@ -15,7 +15,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     gradients over the ranks, each loss is multiplied by their number.
 
     Args:
-        rows: shape (n, …), n from 1; what follows n is alike on all processes.
+        rows: shape (n, …), n may be 0; what follows n is alike on all processes.
 
     Returns:
         Shape (sum of n, …); the tensor itself on one process.

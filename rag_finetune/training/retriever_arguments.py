@@ -1,7 +1,6 @@
 """RetrieverTrainingArguments: TrainingArguments with the options of retriever training."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -120,10 +119,10 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
                 require_language(self.teacher_language, "teacher_language")
         elif self.teacher_language is not None:
             raise ValueError(f"--teacher_language goes with --teacher {FUSED}.")
-        elif nearest(self.teacher or "", [FUSED]) and not Path(str(self.teacher)).is_dir():
+        elif nearest((self.teacher or "").lower(), [FUSED]) and "/" not in str(self.teacher):
             raise ValueError(
-                f'--teacher "{self.teacher}": is no folder. Did you mean {FUSED}? Else give a '
-                "cross-encoder, folder or Hub name."
+                f'--teacher "{self.teacher}": did you mean {FUSED}? A folder of this name is '
+                f"./{self.teacher}."
             )
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(

@@ -17,7 +17,8 @@ from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.build import build_index
-from rag_finetune.index.lexical_parts import Kinds, add_lexical
+from rag_finetune.index.reencode import reencode_index
+from rag_finetune.index.store import PassageIndex
 from rag_finetune.losses.contrastive import (
     contrastive_losses,
     distillation_losses,
@@ -243,12 +244,12 @@ class RetrieverTrainer(Trainer):
         )
         return metrics
 
-    def save_index(self, lexical: Kinds, **cut: Any) -> None:
+    def save_index(self, source: PassageIndex | None = None, passage_words: int = 0) -> None:
         """Leave the passages in output_dir/index, encoded by the context encoder as it is now.
 
         Args:
-            lexical: indexes by words that it shall have beside the vectors; may be empty.
-            **cut: passage_words and overlap, for the manifest.
+            source: an index of them, whose type, words and way of retrieval it is to have.
+            passage_words: how the passages were cut otherwise, for the manifest.
         """
         folder = Path(str(self.args.output_dir))
         save_encoders(self.encoders, folder, self.scale)
@@ -256,9 +257,10 @@ class RetrieverTrainer(Trainer):
         encoder = load_context_encoder(str(folder / "context_encoder"), length)
         network: Any = encoder.model
         network.to(self.args.device)
-        index = build_index(self.passages, encoder, folder / "index", **cut)
-        if lexical:
-            add_lexical(index, lexical)
+        if source is None:
+            build_index(self.passages, encoder, folder / "index", passage_words=passage_words)
+            return
+        reencode_index(source, encoder, folder / "index")
 
     def finish(self, metrics: Mapping[str, float]) -> None:
         """Write both encoders, the run's history, and last train_results.json."""
@@ -271,10 +273,7 @@ class RetrieverTrainer(Trainer):
         self.save_metrics("train", {**metrics, **known}, combined=False)
 
     def end(self) -> None:
-        """Finish trackers and processes; nothing can be trained or evaluated afterwards.
-
-        The wrapper that exchanges gradients goes first: see `RagTrainer.end`.
-        """
+        """Finish trackers and processes, then nothing can be trained; see `RagTrainer.end`."""
         self.model_wrapped = self.biencoder
         self.accelerator.free_memory()
         gc.collect()
