@@ -294,16 +294,19 @@ fi
 if [ -z "${TEST_FILE:-}${VALIDATION_FILE:-}" ]; then
     echo "Neither TEST_FILE nor VALIDATION_FILE is given: the table is of the questions trained on."
 fi
+kept="what is there is kept"
 for made in "$output/index/manifest.json" "$output/index_counterfactual/manifest.json" \
     "$output/model/train_results.json"; do
     # What was measured is of something that is no longer there.
     if [ -e "$output/evaluation/inputs.json" ] && [ "$made" -nt "$output/evaluation/inputs.json" ]; then
         compare_flags+=(--overwrite)
+        kept="made anew, for $made is newer"
         break
     fi
 done
 begins evaluation
-echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; what is there is kept."
+echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; $kept."
+echo "    (each row answers all questions of ${test_files[*]##*/}; flags of train have no part in it)"
 python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
     --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \
     "${compare_flags[@]}"

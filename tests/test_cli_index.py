@@ -260,7 +260,9 @@ def test_words_are_added_to_a_finished_index_of_the_same_passages(job, tmp_path)
     again = [*index_words(job, folder), "--lexical", "bm25", "tfidf"]
     assert ok(*again).out.endswith("tfidf added.\n")
     assert "Nothing to add." in ok(*again).out
-    assert list(open_index(folder).manifest.lexical) == ["bm25", "tfidf"]
+    english = ok("index", "--lexical", "bm25", "--language", "english", "--output_dir", folder)
+    assert english.out == f"{folder}: bm25 replaced by one of other settings.\n"
+    assert sorted(open_index(folder).manifest.lexical) == ["bm25", "tfidf"]
 
 
 def test_words_are_added_without_naming_the_passages_again(job, tmp_path):

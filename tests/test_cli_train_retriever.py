@@ -1,11 +1,14 @@
 """`rag-finetune train-retriever`, run in this process."""
 
 import json
+import re
+import types
 
 import pytest
 import tiny_rag
 from tiny_job import error_of, ok, usage_error_of, write_inputs
 
+from rag_finetune.cli import train_retriever
 from rag_finetune.encoders.load import load_context_encoder, load_question_encoder
 from rag_finetune.index import lexical
 from rag_finetune.index.store import open_index
@@ -32,7 +35,9 @@ def test_it_leaves_two_folders_the_index_and_the_figures(inputs):
     validation = ("--validation_file", str(inputs / "train.json"))
     printed = ok(*words(inputs, *pair, *validation, "--save_index")).out
     assert "20 questions to train on, 20 to validate on; 1 process(es)." in printed
-    assert "finished after 3 steps; best mrr@10" in printed
+    assert re.search(r"finished after 3 steps; best mrr@10 0\.\d+, 0\.\d+ before training", printed)
+    assert "step 0 of 3, validation:  " in printed
+    assert f"--question_encoder {inputs}/run/question_encoder --index {inputs}/run/index" in printed
     run = inputs / "run"
     assert {"question_encoder", "context_encoder", "index", "train_results.json"} <= {
         path.name for path in run.iterdir()
@@ -52,6 +57,18 @@ def test_it_leaves_two_folders_the_index_and_the_figures(inputs):
     )
     metrics = json.loads((inputs / "evaluation" / "metrics.json").read_text())
     assert metrics["mrr@10"] == pytest.approx(best)
+
+
+def test_a_best_that_is_no_better_than_the_start_is_said():
+    def trained(*figures):
+        logs = [{"step": step, "eval_mrr@10": found} for step, found in enumerate(figures)]
+        state = types.SimpleNamespace(best_metric=max(figures[1:]), log_history=logs)
+        args = types.SimpleNamespace(metric_for_best_model="mrr@10")
+        return train_retriever._best_of(types.SimpleNamespace(args=args, state=state))
+
+    assert trained(0.5, 0.4, 0.6) == "; best mrr@10 0.6000, 0.5000 before training"
+    with pytest.warns(UserWarning, match=r"mrr@10 was 0.5000 before training and is 0.4000 at its"):
+        assert trained(0.5, 0.4, 0.3) == "; best mrr@10 0.4000, 0.5000 before training"
 
 
 @pytest.mark.parametrize("vectors", [[], ["--index_type", "HNSW8,Flat"]], ids=["words", "both"])

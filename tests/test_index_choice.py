@@ -116,7 +116,7 @@ def test_another_encoders_index_is_refused_and_the_right_encoder_named(tmp_path)
     message = str(error.value)
     assert "fingerprint aaaaaaaaaaaa (my/encoder)" in message
     assert "found those of other (bbbbbbbbbbbb)" in message
-    assert message.endswith("or build one by its encoder: rag-finetune index.")
+    assert message.endswith("that goes with this one: rag-finetune assemble.")
     require_usable_index(model, index_by(tmp_path / "right", "my/encoder", "a" * 64))
 
 

@@ -23,6 +23,7 @@ def test_losses_and_weights_are_read_in_order():
     [
         ("lrs:0.5", 'there is no loss "lrs". Did you mean "lsr"?'),
         ("contrast", 'there is no loss "contrast". Did you mean "contrastive"?'),
+        ("contrastive=0.5", 'Did you mean "contrastive:0.5"?'),
         ("lsr:1,qqq", "Known are lsr, pdist, emdr2, adist, loop, contrastive, listwise."),
         ("", 'there is no loss ""'),
         ("lsr,", 'there is no loss ""'),

@@ -110,9 +110,11 @@ def main(argv: list[str]) -> int:
     is_there = bool(args.lexical) and (Path(args.output_dir) / MANIFEST).is_file()
     if not (args.passages or args.from_questions):
         if not is_there:
+            inside = Path(args.output_dir) / "index"
+            hint = f"did you mean {inside}" if (inside / MANIFEST).is_file() else "it is none"
             parser.error(
                 "one of the arguments --passages --from_questions is required; only --lexical can "
-                "do without, where --output_dir is a finished index"
+                f"do without, where --output_dir is a finished index: {hint}"
             )
         for flag in OF_PASSAGES:
             if getattr(args, flag) != parser.get_default(flag):
@@ -196,8 +198,16 @@ def _add_lexical(args: argparse.Namespace, kinds: "Kinds", was_there: bool) -> N
             require_equal(index.folder, "fingerprint of the vectors", wanted, held, remedy)
         passages, _ = _open_source(args, tokenizer)
         require_same_passages(index, passages)
+    before = index.manifest.lexical
     built = add_lexical(index, kinds)
-    print(f"{args.output_dir}: {' and '.join(built)} added." if built else "Nothing to add.")
+    if not built:
+        print("Nothing to add.")
+    for done, names in (
+        ("added", [kind for kind in built if kind not in before]),
+        ("replaced by one of other settings", [kind for kind in built if kind in before]),
+    ):
+        if names:
+            print(f"{args.output_dir}: {' and '.join(names)} {done}.")
 
 
 def _load_encoder(args: argparse.Namespace) -> "TextEncoder":

@@ -291,7 +291,7 @@ def _refuse(
         parser.error(f"unrecognised flag {flag}. The {_name(flag)} stands alone: leave {flag} out")
     spellings = {_name(known): known.lstrip("-") for known in extra_flags}
     spellings |= {_name(known): known.lstrip("-") for known in parser._option_string_actions}
-    nearest = difflib.get_close_matches(_name(flag), spellings, n=1)
+    nearest = difflib.get_close_matches(_name(flag), spellings, n=1, cutoff=0.63)
     hint = f" Did you mean --{spellings[nearest[0]]}?" if nearest else " --help lists the flags."
     parser.error(f"unrecognised flag {flag}.{hint}")
 

@@ -1,6 +1,7 @@
 """`rag-finetune train-retriever`: train question and context encoder by contrast."""
 
 import argparse
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import (
@@ -105,6 +106,7 @@ def main(argv: list[str]) -> int:
     require_positive(data, "max_question_length", "max_length")
     if data.validation_file is None:
         rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
+        rest += ["--eval_on_start", "false"]
     args, strays = training_parser.parse_args_into_dataclasses(
         rest, return_remaining_strings=True, look_for_args_file=False
     )
@@ -224,11 +226,34 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
         if source is not None:
             _say_what_is_kept(source.manifest, f"{args.output_dir}/index")
     trainer.finish(result.metrics)
-    best = trainer.state.best_metric
-    found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
-    say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
+    say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{_best_of(trainer)}.")
+    if args.save_index:
+        say(
+            "Join both with a generator: rag-finetune assemble --question_encoder "
+            f"{args.output_dir}/question_encoder --index {args.output_dir}/index --generator G "
+            "--output_dir D."
+        )
     trainer.end()
     return 0
+
+
+def _best_of(trainer: "RetrieverTrainer") -> str:
+    """What the best checkpoint reached, and what was there before training."""
+    best, name = trainer.state.best_metric, str(trainer.args.metric_for_best_model)
+    if best is None:
+        return ""
+    logs = trainer.state.log_history
+    key = f"eval_{name.removeprefix('eval_')}"
+    start = next((entry[key] for entry in logs if key in entry and not entry["step"]), None)
+    if start is None:
+        return f"; best {name} {best:.4f}"
+    if best <= start:
+        warnings.warn(
+            f"{name} was {start:.4f} before training and is {best:.4f} at its best: the encoders "
+            "did not get better by it. Train for longer, or with another --learning_rate.",
+            stacklevel=2,
+        )
+    return f"; best {name} {best:.4f}, {start:.4f} before training"
 
 
 def _say_what_is_kept(old: "Manifest", folder: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from rag_finetune.data.cutting import UNSPACED, UNSPACED_CHARACTER, can_cut
 
 SHORTEST, LONGEST = 8, 45  # words of a sentence
+FEWEST = 4  # words of a question
 CLOSING = r"\"'\u2019\u201d»)\]\u300d\u300f\uff09"
 # A full stop, what closes with it, and white space, of which CJK's stops need none; or a paragraph.
 END = re.compile(
@@ -37,7 +38,7 @@ def cloze_questions(
     Args:
         passages: rows with `id`, `title` and `text`.
         per_passage: questions of a passage at most: it has no more than it has sentences.
-        share_kept: with which probability a word stays; one stays in any case.
+        share_kept: with which probability a word stays; four stay in any case.
         seed: of the choice of sentences and words.
 
     Yields:
@@ -59,7 +60,7 @@ def cloze_questions(
         sentences = list(sentences_of(row["text"], draw))
         for number, units in enumerate(draw.sample(sentences, min(per_passage, len(sentences)))):
             stays = [draw.random() < share_kept for _ in units]
-            if not any(stays):
+            while sum(stays) < FEWEST:
                 stays[draw.randrange(len(units))] = True
             yield {
                 "id": f"cloze{number + 1}-{row['id']}",

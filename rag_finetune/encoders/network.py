@@ -78,7 +78,11 @@ def load_config(name: str, subfolder: str = "") -> PreTrainedConfig:
     """
     folder = Path(name) / subfolder
     if Path(name).is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: not the folder of a network, config.json is missing.")
+        within = [str(path.parent) for path in sorted(folder.glob("*/config.json"))]
+        hint = f" Did you mean {' or '.join(within)}?" if within else ""
+        raise FileNotFoundError(
+            f"{folder}: not the folder of a network, config.json is missing.{hint}"
+        )
     with naming_source(name):
         found, _ = PreTrainedConfig.get_config_dict(name, subfolder=subfolder)
     model_type = found.get("model_type")

@@ -12,7 +12,7 @@ def tuning_table(trials: Sequence[Trial], best: Trial) -> str:
     """A line for each trial, per cent, with a star at the best."""
     names = [_name(trial) for trial in trials]
     width = max(map(len, names))
-    lines = [f"  {'':<{width}}" + "".join(f"{name:>11}" for name in METRICS) + "   ms/question"]
+    lines = [f"  {'':<{width}}" + "".join(f"{name:>11}" for name in METRICS) + "   ms, vectors"]
     for name, trial in zip(names, trials, strict=True):
         figures = "".join(f"{100 * trial.metrics[metric]:>11.2f}" for metric in METRICS)
         star = "*" if trial is best else " "

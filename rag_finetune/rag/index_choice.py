@@ -100,7 +100,8 @@ def _require_same_encoder(model: str, index: Path, reference: dict[str, Any]) ->
         raise ValueError(
             f"{index}: expected vectors of the encoder with fingerprint {expected:.12} ({wanted}), "
             f"as {model} was made with, found those of {have} ({found:.12}). Give the index that "
-            "belongs to this model, or build one by its encoder: rag-finetune index."
+            "belongs to this model, build one by its encoder (rag-finetune index), or join the "
+            "question encoder that goes with this one: rag-finetune assemble."
         )
 
 

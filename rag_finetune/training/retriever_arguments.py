@@ -45,6 +45,9 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
     eval_strategy: str = field(
         default="epoch", metadata={"help": "when to evaluate", "choices": ("no", "steps", "epoch")}
     )
+    eval_on_start: bool = field(
+        default=True, metadata={"help": "evaluate before training too, to see what it is worth"}
+    )
     save_strategy: str = field(
         default="epoch",
         metadata={"help": "when to save", "choices": ("no", "steps", "epoch", "best")},
@@ -89,7 +92,7 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
 
     def without_evaluation(self) -> None:
         """Evaluate nothing, because there is nothing to evaluate on."""
-        self.eval_strategy = "no"
+        self.eval_strategy, self.eval_on_start = "no", False
         self.load_best_model_at_end = False
         self._check_options()
 
