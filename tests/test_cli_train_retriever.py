@@ -129,6 +129,17 @@ def test_one_encoder_is_tied_and_a_run_goes_on_from_its_last_checkpoint(inputs):
     assert (question.encode(["ada"]) == context.encode(["ada"])).all()
 
 
+def test_a_run_that_goes_on_still_knows_what_was_there_before_it(inputs):
+    given = words(inputs, "--validation_file", str(inputs / "train.json"))
+    steps = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
+    first = ok(*given, *steps, "--save_steps", "2").out
+    again = ok(*given, *steps, "--save_steps", "2", "--resume_from_checkpoint", "latest").out
+    before = re.compile(r"0\.\d+ before training")
+    assert before.findall(first) == before.findall(again) != []
+    assert "step 0 of 3" in first
+    assert "validation: " not in again  # of the checkpoint's it is known
+
+
 def test_dpr_files_bring_their_positives_and_hard_negatives(inputs):
     facts = tiny_rag.facts()
     rows = [

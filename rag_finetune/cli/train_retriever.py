@@ -226,7 +226,8 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
         if source is not None:
             _say_what_is_kept(source.manifest, f"{args.output_dir}/index")
     trainer.finish(result.metrics)
-    say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{_best_of(trainer)}.")
+    best = _best_of(trainer) if trainer.is_world_process_zero() else ""
+    say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{best}.")
     if args.save_index:
         say(
             "Join both with a generator: rag-finetune assemble --question_encoder "

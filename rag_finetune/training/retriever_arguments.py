@@ -78,6 +78,8 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
         if self.load_best_model_at_end is None:
             alike = self.save_strategy in (self.eval_strategy, "best")
             self.load_best_model_at_end = self.eval_strategy != "no" and alike
+        if self.resume_from_checkpoint:
+            self.eval_on_start = False  # what was there before training stands in its log
         cuda = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = (
