@@ -306,7 +306,7 @@ for made in "$output/index/manifest.json" "$output/index_counterfactual/manifest
 done
 begins evaluation
 echo "4/4 compare: $output/model with its start and with baselines, to $output/evaluation; $kept."
-echo "    (each row answers all questions of ${test_files[*]##*/}; flags of train have no part in it)"
+echo "    (each row answers all questions of ${test_files[*]##*/}, whatever --max_eval_samples train was given)"
 python -m rag_finetune compare --model_name_or_path "$output/model" --starting_model "$start" \
     --index "$output/index" --train_file "$TRAIN_FILE" --eval_files "${test_files[@]}" \
     "${compare_flags[@]}"

@@ -277,12 +277,16 @@ def test_words_are_added_without_naming_the_passages_again(job, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lexical", "bm25", "--output_dir", "NEW"], "only --lexical can do without"),
+        (["--lexical", "bm25", "--output_dir", "NEW"], "is a finished index: this is none. See"),
+        (
+            ["--lexical", "bm25", "--output_dir", "JOB"],
+            "finished index: did you mean JOB/index. See",
+        ),
         (
             ["--context_encoder", "x", "--output_dir", "INDEX"],
             "--passages --from_questions is required",
         ),
-        (["--output_dir", "INDEX"], "--passages --from_questions is required"),
+        (["--output_dir", "INDEX"], "--output_dir is a finished index. See"),
         *(
             (["--lexical", "bm25", "--output_dir", "INDEX", flag, value], f"{flag} goes with --pas")
             for flag, value in (
@@ -297,7 +301,8 @@ def test_words_are_added_without_naming_the_passages_again(job, tmp_path):
     ],
 )
 def test_passages_may_be_left_out_for_words_in_a_finished_index_only(job, tmp_path, words, message):
-    places = {"NEW": str(tmp_path / "new"), "INDEX": str(job / "index")}
+    places = {"NEW": str(tmp_path / "new"), "INDEX": str(job / "index"), "JOB": str(job)}
+    message = message.replace("JOB", str(job))
     assert message in usage_error_of("index", *(places.get(word, word) for word in words))
 
 

@@ -66,6 +66,8 @@ def test_a_best_that_is_no_better_than_the_start_is_said():
         args = types.SimpleNamespace(metric_for_best_model="mrr@10")
         return train_retriever._best_of(types.SimpleNamespace(args=args, state=state))
 
+    with pytest.warns(UserWarning, match="no worse"):
+        trained(0.14644841269841270, 0.14644841269841272)
     assert trained(0.5, 0.4, 0.6) == "; best mrr@10 0.6000, 0.5000 before training"
     with pytest.warns(UserWarning, match=r"mrr@10 was 0.5000 before training and is 0.4000 at its"):
         assert trained(0.5, 0.4, 0.3) == "; best mrr@10 0.4000, 0.5000 before training"
@@ -80,7 +82,7 @@ def test_what_the_given_index_had_the_new_one_has(inputs, tmp_path, vectors):
     of_words = ["--lexical", "bm25", "--language", "english", "--output_dir", str(old)]
     ok("index", *cut, *vectors, *of_words)
     manifest = json.loads((old / "manifest.json").read_text())
-    manifest["retrieval"] = {"way": "hybrid", "weight": 0.25} if vectors else {}
+    manifest["retrieval"] = {"way": "hybrid", "weight": 0.25} if vectors else {"way": "bm25"}
     (old / "manifest.json").write_text(json.dumps(manifest))
     given = words(inputs, "--save_index", output=output)
     place = given.index("--passages")
@@ -91,7 +93,8 @@ def test_what_the_given_index_had_the_new_one_has(inputs, tmp_path, vectors):
     assert after.manifest.fingerprint == (
         load_context_encoder(str(output / "context_encoder")).fingerprint()
     )
-    for name in ("lexical", "passage_words", "overlap", "retrieval"):
+    assert after.manifest.retrieval == (before.manifest.retrieval if vectors else {})
+    for name in ("lexical", "passage_words", "overlap"):
         assert getattr(after.manifest, name) == getattr(before.manifest, name), name
     assert after.manifest.faiss_factory == ("HNSW8,Flat" if vectors else "Flat")
     asked = ["what is the house of ada ?"]
@@ -127,6 +130,12 @@ def test_one_encoder_is_tied_and_a_run_goes_on_from_its_last_checkpoint(inputs):
     question = load_question_encoder(str(inputs / "run/question_encoder"))
     context = load_context_encoder(str(inputs / "run/context_encoder"))
     assert (question.encode(["ada"]) == context.encode(["ada"])).all()
+
+
+def test_an_index_that_is_there_is_told_before_training(inputs):
+    ok(*words(inputs, "--save_index", "--save_strategy", "steps", "--save_steps", "2"))
+    error = error_of(*words(inputs, "--save_index"), "--resume_from_checkpoint", "latest")
+    assert f"{inputs}/run/index: already exists and is not empty" in error
 
 
 def test_a_run_that_goes_on_still_knows_what_was_there_before_it(inputs):

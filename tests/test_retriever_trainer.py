@@ -89,6 +89,24 @@ def test_a_part_is_run_again_for_its_gradient_and_no_larger_than_asked_for(tmp_p
     assert sorted(sizes) == [2, 2, 3, 3, 3, 3]
 
 
+def test_going_on_costs_no_patience_and_searches_for_nothing_known(tmp_path):
+    options = {
+        "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+        "metric_for_best_model": "mrr@10", "early_stopping_patience": 1,
+    }  # fmt: skip
+    tiny_retriever.make_trainer(tmp_path, max_steps=1, **options).train()
+    trainer = tiny_retriever.make_trainer(tmp_path, max_steps=3, **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
+    steps = [e["step"] for e in trainer.state.log_history if "eval_mrr@10" in e]
+    assert steps[:3] == [0, 1, 2]
+
+
+def test_without_evaluations_there_is_none_at_the_start(tmp_path):
+    trainer = tiny_retriever.make_trainer(tmp_path, max_steps=1)
+    trainer.train()
+    assert not any("eval_mrr@10" in entry for entry in trainer.state.log_history)
+
+
 def test_accumulation_weighs_every_question_alike(tmp_path):
     losses = []
     for size, steps in ((10, 1), (5, 2)):

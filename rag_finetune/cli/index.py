@@ -111,10 +111,11 @@ def main(argv: list[str]) -> int:
     if not (args.passages or args.from_questions):
         if not is_there:
             inside = Path(args.output_dir) / "index"
-            hint = f"did you mean {inside}" if (inside / MANIFEST).is_file() else "it is none"
+            hint = f"did you mean {inside}" if (inside / MANIFEST).is_file() else "this is none"
             parser.error(
                 "one of the arguments --passages --from_questions is required; only --lexical can "
-                f"do without, where --output_dir is a finished index: {hint}"
+                "do without, where --output_dir is a finished index"
+                + (f": {hint}" if args.lexical else "")
             )
         for flag in OF_PASSAGES:
             if getattr(args, flag) != parser.get_default(flag):

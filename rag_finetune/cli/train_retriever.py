@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.flags import (
@@ -32,6 +33,9 @@ training flags are taken as well, such as --learning_rate, --num_train_epochs,
 several processes, whose batches are each other's negatives:
   accelerate launch --multi_gpu --num_processes 2 -m rag_finetune train-retriever …
 """
+
+
+ROUNDING = 1e-6  # of figures that are sums
 
 
 def make_retriever_parser() -> argparse.ArgumentParser:
@@ -201,10 +205,12 @@ def _train(data: argparse.Namespace, args: "RetrieverTrainingArguments") -> int:
     """Train, and leave two folders, and the index where it is asked for."""
     from rag_finetune.index.lexical import require_lexical
     from rag_finetune.index.store import open_index
+    from rag_finetune.index.work import require_target
 
     source = None if data.index is None else open_index(data.index)
-    if source is not None and args.save_index:
-        for kind, settings in source.manifest.lexical.items():
+    if args.save_index:
+        require_target(Path(str(args.output_dir)) / "index")
+        for kind, settings in source.manifest.lexical.items() if source is not None else ():
             require_lexical(kind, settings["language"])
     trainer = _make_trainer(data, args, source)
     say = print if trainer.is_world_process_zero() else say_nothing
@@ -248,10 +254,10 @@ def _best_of(trainer: "RetrieverTrainer") -> str:
     start = next((entry[key] for entry in logs if key in entry and not entry["step"]), None)
     if start is None:
         return f"; best {name} {best:.4f}"
-    if best <= start:
+    if best - start < ROUNDING:
         warnings.warn(
             f"{name} was {start:.4f} before training and is {best:.4f} at its best: the encoders "
-            "did not get better by it. Train for longer, or with another --learning_rate.",
+            "that it began with are no worse. Train for longer, or with another --learning_rate.",
             stacklevel=2,
         )
     return f"; best {name} {best:.4f}, {start:.4f} before training"
@@ -261,7 +267,7 @@ def _say_what_is_kept(old: "Manifest", folder: str) -> None:
     """Tell what the index of the new vectors has of the one that was given."""
     if old.lexical:
         print(f"{folder}: has {' and '.join(old.lexical)} too, as the index that was given.")
-    if old.retrieval:
+    if old.retrieval and old.has_vectors:
         print(
             f"{folder}: is searched in the way that was chosen for the old vectors; "
             "`rag-finetune tune-retrieval` chooses for the new ones."

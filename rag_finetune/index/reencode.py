@@ -22,7 +22,7 @@ from rag_finetune.index.lexical_parts import add_lexical
 from rag_finetune.index.manifest import load_manifest
 from rag_finetune.index.processes import World
 from rag_finetune.index.store import PassageIndex, open_index
-from rag_finetune.index.work import publish
+from rag_finetune.index.work import publish, require_target
 
 
 def reencode_index(
@@ -30,9 +30,9 @@ def reencode_index(
 ) -> PassageIndex:
     """Write an index of the same passages, in their order, with another encoder's vectors.
 
-    Type, data type of the network, indexes by words and the way of retrieval are the old index's
-    (of one without vectors the type is chosen); an approximate one is searched with at least its
-    effort, which may have been tuned. The folder appears, complete, in one step.
+    Type, data type of the network, indexes by words and the way of retrieval are the old index's;
+    of one without vectors, its words alone. An approximate one is searched with at least the
+    old one's effort, which may have been tuned. The folder appears, complete, in one step.
 
     Args:
         source: the old index, opened; it stays as it is.
@@ -50,6 +50,8 @@ def reencode_index(
         OSError: the disk is too small, or cannot be written.
     """
     target, world, old = Path(target), world or World(), source.manifest
+    if world.is_main:
+        require_target(target)
     encoded = target.with_name(f".{target.name}.encoded")
     if world.is_main and encoded.is_dir():
         shutil.rmtree(encoded)  # a kill left it
@@ -72,7 +74,8 @@ def reencode_index(
             name: max(value, old.search_parameters.get(name, value))
             for name, value in new.search_parameters.items()
         }
-        replace(new, retrieval=old.retrieval, search_parameters=effort).save(encoded)
+        way = old.retrieval if old.has_vectors else {}  # of words: there was no other
+        replace(new, retrieval=way, search_parameters=effort).save(encoded)
         publish(encoded, target)
     world.wait()
     return open_index(target)

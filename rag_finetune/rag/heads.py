@@ -54,7 +54,7 @@ def _load_config(folder: str | Path) -> Any:
     """The configuration of a checkpoint; says what to do when it is that of another model."""
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
         encoder = Path(folder) / "question_encoder"
-        hint = f" For its question encoder alone, --question_encoder {encoder}."
+        hint = f" It holds encoders: assemble --question_encoder {encoder} … makes one of them."
         raise FileNotFoundError(
             f"{folder}: not a checkpoint, config.json is missing. Make one with "
             f"`rag-finetune assemble` or `rag-finetune train`.{hint if encoder.is_dir() else ''}"

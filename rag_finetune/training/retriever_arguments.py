@@ -46,7 +46,8 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
         default="epoch", metadata={"help": "when to evaluate", "choices": ("no", "steps", "epoch")}
     )
     eval_on_start: bool = field(
-        default=True, metadata={"help": "evaluate before training too, to see what it is worth"}
+        default=True,
+        metadata={"help": "where one evaluates, do it before training too: what is it worth?"},
     )
     save_strategy: str = field(
         default="epoch",
@@ -78,8 +79,8 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
         if self.load_best_model_at_end is None:
             alike = self.save_strategy in (self.eval_strategy, "best")
             self.load_best_model_at_end = self.eval_strategy != "no" and alike
-        if self.resume_from_checkpoint:
-            self.eval_on_start = False  # what was there before training stands in its log
+        if self.eval_strategy == "no":
+            self.eval_on_start = False
         cuda = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = (

@@ -34,3 +34,11 @@ def save_encoders(encoders: Mapping[str, TextEncoder], folder: Path, scale: floa
         finally:
             if isinstance(network, PooledEncoder):
                 network.config.scale = before
+
+
+def without_scale(network: Any) -> float:
+    """The scale of a question encoder, which training leaves out: the temperature does its work."""
+    if not isinstance(network, PooledEncoder):
+        return 1.0
+    scale, network.config.scale = network.config.scale, 1.0
+    return float(scale)

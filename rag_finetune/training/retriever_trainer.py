@@ -14,7 +14,6 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import speed_metrics
 
 from rag_finetune.encoders.load import load_context_encoder
-from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.build import build_index
 from rag_finetune.index.reencode import reencode_index
@@ -38,7 +37,7 @@ from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
 from rag_finetune.training.retriever_collator import RetrieverCollator
 from rag_finetune.training.retriever_data import RetrieverExamples
 from rag_finetune.training.retriever_evaluation import retrieval_figures
-from rag_finetune.training.retriever_saving import save_encoders
+from rag_finetune.training.retriever_saving import save_encoders, without_scale
 from rag_finetune.training.teacher import make_teacher
 
 NORMALISED_TEMPERATURE = 0.05  # inner products of vectors of length 1 are within −1 to 1
@@ -85,7 +84,7 @@ class RetrieverTrainer(Trainer):
             args.without_evaluation()
         self.encoders = {"question_encoder": question_encoder, "context_encoder": context_encoder}
         self.examples, self.passages, self.tied = examples, passages, tied
-        self.scale = _without_scale(question_encoder.model)
+        self.scale = without_scale(question_encoder.model)
         self.temperature = args.temperature or _default_temperature(question_encoder)
         self.teacher = make_teacher(examples, args, self.encoders, self.temperature)
         networks: list[Any] = [question_encoder.model, None if tied else context_encoder.model]
@@ -114,6 +113,11 @@ class RetrieverTrainer(Trainer):
         self.add_callback(self.sigterm)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def train(self, resume_from_checkpoint: Any = None, *more: Any, **options: Any) -> Any:
+        """Train; what was there before it stands in the log of a run that goes on."""
+        self.args.eval_on_start &= not resume_from_checkpoint
+        return super().train(resume_from_checkpoint, *more, **options)
 
     def describe(self) -> str:
         """A table of what trains, with parameter counts and learning rate; then the teacher."""
@@ -283,14 +287,6 @@ class RetrieverTrainer(Trainer):
         """Write a checkpoint to go on from, without the pickle of paths that the Trainer adds."""
         super()._save(output_dir, state_dict)
         (Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-
-def _without_scale(network: Any) -> float:
-    """The scale of a question encoder, which training leaves out: the temperature does its work."""
-    if not isinstance(network, PooledEncoder):
-        return 1.0
-    scale, network.config.scale = network.config.scale, 1.0
-    return float(scale)
 
 
 def _default_temperature(encoder: TextEncoder) -> float:
