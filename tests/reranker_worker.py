@@ -28,6 +28,8 @@ def run(folder: Path) -> None:
     trainer.compute_loss(model, batch, num_items_in_batch=len(BATCH)).backward()
     found = {name: p.grad.clone() for name, p in trainer.reranker.model.named_parameters()}
     torch.save(found, folder / f"gradients{rank}of{world}.pt")
+    trainer.accelerator.free_memory()
+    del model  # a wrapper that outlives the group of processes may wait in it: `RagTrainer.end`
     trained = make_trainer(
         folder, f"of{world}", max_steps=4, per_device_train_batch_size=8 // world, optim="sgd"
     )

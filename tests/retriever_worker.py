@@ -22,6 +22,8 @@ def run(folder: Path, **options: Any) -> None:
     trainer.compute_loss(model, batch, num_items_in_batch=len(BATCH)).backward()
     found = {name: p.grad.clone() for name, p in trainer.biencoder.named_parameters()}
     torch.save(found, folder / f"gradients{rank}of{world}.pt")
+    trainer.accelerator.free_memory()
+    del model  # a wrapper that outlives the group of processes may wait in it: `RagTrainer.end`
     trained = tiny_retriever.make_trainer(
         folder / f"of{world}", max_steps=2, per_device_train_batch_size=8 // world, **options
     )

@@ -6,6 +6,7 @@ everything once and computes nothing, and each process is a fork of it. What two
 and two launched processes do not is the secret of `hash`.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -102,6 +103,7 @@ def _run(
     assert not missing, missing
     np.random.seed(os.getpid())  # a fork has the state of the server; so it has of `hash`
     torch.set_num_threads(1)  # the variable was read when the server began
+    faulthandler.dump_traceback_later(200)  # where it hangs, before the test is given up
     code = work(*args, **options)
     if isinstance(code, int) and code:
         raise SystemExit(code)
