@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 import tiny_encoders
 import tiny_rag
+import torch
 import worlds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,10 +76,14 @@ def run(tmp_path, monkeypatch, capfd):
 
 
 def in_process(name: str, monkeypatch, words: list[str]) -> None:
-    """Run a benchmark here."""
+    """Run a benchmark here; the threads that it takes are given back: sums depend on them."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.setattr(sys, "argv", [name, *words])
-    importlib.import_module(name).main()
+    threads = torch.get_num_threads()
+    try:
+        importlib.import_module(name).main()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
