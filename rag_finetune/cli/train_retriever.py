@@ -33,8 +33,6 @@ training flags are taken as well, such as --learning_rate, --num_train_epochs,
 several processes, whose batches are each other's negatives:
   accelerate launch --multi_gpu --num_processes 2 -m rag_finetune train-retriever …
 """
-
-
 ROUNDING = 1e-6  # of figures that are sums
 
 
@@ -110,7 +108,6 @@ def main(argv: list[str]) -> int:
     require_positive(data, "max_question_length", "max_length")
     if data.validation_file is None:
         rest += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
-        rest += ["--eval_on_start", "false"]
     args, strays = training_parser.parse_args_into_dataclasses(
         rest, return_remaining_strings=True, look_for_args_file=False
     )

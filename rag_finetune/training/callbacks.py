@@ -195,9 +195,7 @@ def _require_gradient(name: str, norm: float, args: TrainingArguments, n_docs: i
             hint = "With one passage a question (n_docs 1, or an index of one) p(z|x) is always 1: "
             hint += "raise --n_docs, or take it out of --trainable."
         elif name != "generator" and not getattr(args, "likelihood_weight", 1.0):
-            hint = (
-                "A loss that compares passages is 0 where there is one only, as contrastive's in "
-            )
-            hint += "a batch with one gold passage: raise --per_device_train_batch_size, or leave "
+            hint = "A loss that compares passages is 0 where there is one, as contrastive's in a "
+            hint += "batch with one gold passage: raise --per_device_train_batch_size, or leave "
             hint += "questions without gold passages out."
         raise ValueError(f"No gradient reaches {name}: it is trainable and cannot learn. {hint}")

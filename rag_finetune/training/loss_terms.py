@@ -46,12 +46,11 @@ def parse_losses(text: str | None) -> dict[str, float]:
     for part in [] if text is None else text.split(","):
         name, colon, number = (word.strip() for word in part.partition(":"))
         if name not in LOSSES:
-            meant, _, weight = name.partition("=")
-            meant = nearest(meant.strip(), LOSSES)
-            weight = f":{weight}" if weight else ""
-            hint = (
-                f'Did you mean "{meant}{weight}"?' if meant else f"Known are {', '.join(LOSSES)}."
-            )
+            before, sign, after = name.partition("=")
+            meant = nearest(before.strip(), LOSSES)
+            hint = f"Known are {', '.join(LOSSES)}."
+            if meant:
+                hint = f'Did you mean "{meant}{":" if sign else ""}{after}"?'
             raise ValueError(f'retriever_loss "{text}": there is no loss "{name}". {hint}')
         if name in weights:
             raise ValueError(f'retriever_loss "{text}": "{name}" is named twice. Name it once.')

@@ -80,7 +80,7 @@ class RetrieverTrainer(Trainer):
         Raises:
             OSError, ValueError: the teacher cannot be had; see `make_teacher`.
         """
-        if eval_questions is None:
+        if eval_questions is None and args.eval_strategy != "no":
             args.without_evaluation()
         self.encoders = {"question_encoder": question_encoder, "context_encoder": context_encoder}
         self.examples, self.passages, self.tied = examples, passages, tied
