@@ -173,6 +173,7 @@ def test_dpr_files_bring_their_positives_and_hard_negatives(inputs):
     [
         (["--n_negatives", "1"], "no question has any"),
         (["--tied", "false"], "is a DPR question encoder. Give its --context_encoder, or --tied"),
+        (["--topics", "21"], "the questions have 20 gold passages between them"),
         (["--temperature", "0"], "temperature must be a number above 0"),
         (["--train_file", "nowhere.json"], "nowhere.json: expected a file"),
     ],
@@ -187,8 +188,9 @@ def test_passages_or_an_index_are_needed(inputs):
     assert "--passages --index" in usage_error_of(*given[:start], *given[start + 2 :])
 
 
-def test_words_and_vectors_teach_and_the_run_says_so(inputs):
+def test_words_and_vectors_teach_and_the_run_says_so_and_what_its_topics_are(inputs):
     teacher = ("--teacher", "bm25", "--teacher_language", "english")
-    printed = ok(*words(inputs, *teacher, "--distillation_weight", "0.5")).out
+    printed = ok(*words(inputs, *teacher, "--distillation_weight", "0.5", "--topics", "2")).out
+    assert "\nTopics: 2, of " in printed
     [line] = [line for line in printed.splitlines() if line.startswith("Teacher: ")]
     assert " × BM25 + " in line and "% of 20 training questions, among 20 passages." in line

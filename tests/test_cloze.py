@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from rag_finetune.data.cloze import LONGEST, cloze_questions, sentences_of
+from rag_finetune.data.cloze import LONGEST, cloze_questions, is_cloze, sentences_of
 
 RIVER = "The river that divides the old town was bridged in 1742."
 MILL = "Its mill, built by Ada Quill (a physician) of Port Wend, ground flour until 1803!"
@@ -127,6 +127,26 @@ def test_words_that_a_character_had_parted_do_not_grow_together():
     made = {row["question"] for row in cloze_questions(passages(*[text] * 200))}
     assert any("Python NumPy" in question for question in made)
     assert not any("PythonNumPy" in question for question in made)
+
+
+def test_what_is_made_is_told_from_what_people_ask():
+    made = list(cloze_questions(ROWS, share_kept=0.5))
+    assert made and all(is_cloze(row["question"], row["answers"][0]) for row in made)
+    unspaced = list(
+        cloze_questions(passages("\u4f7f\u7528\u5e93\u8ba1\u7b97\u77e9\u9635\u7684\u503c\u3002"))
+    )
+    assert unspaced and all(is_cloze(row["question"], row["answers"][0]) for row in unspaced)
+    sentence = "The river Ossel runs for ninety miles into the northern sea."
+    assert is_cloze("river runs ninety miles", sentence)
+    assert not is_cloze("runs river ninety miles", sentence)  # in another order
+    assert not is_cloze("Where does the river Ossel run?", sentence)
+    assert not is_cloze("river runs ninety", sentence)  # fewer words than are ever left
+    assert not is_cloze("the sea the sea", "the sea")
+    long = (
+        "Whoever wants to use it is told how: to begin is common, to go on is what it takes. " * 4
+    )
+    assert not is_cloze("is it common to", long)
+    assert not is_cloze("to use it is", long)
 
 
 @pytest.mark.parametrize(

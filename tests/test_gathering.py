@@ -21,7 +21,7 @@ def test_on_one_process_rows_are_the_tensor_itself():
 @pytest.mark.parametrize(
     "options",
     [
-        {"symmetric": True, "grad_cache_chunk": 2, "tied": True},
+        {"symmetric": True, "grad_cache_chunk": 2, "tied": True, "topics": 2},
         pytest.param({"teacher": "bm25", "distillation_weight": 0.5}, marks=pytest.mark.slow),
     ],
 )

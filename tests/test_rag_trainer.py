@@ -354,6 +354,25 @@ def test_what_will_be_cut_is_said_before_training(tmp_path):
     assert "2 of 3 answers are longer than max_target_length 6" in said
 
 
+@pytest.mark.parametrize("trainable", [["question_encoder"], ["question_encoder", "generator"]])
+def test_a_generator_that_is_to_learn_from_made_questions_is_warned_of(tmp_path, trainable):
+    made = "the house is red and the garden is green"
+    rows = tiny_rag.questions(3).map(
+        lambda row, number: {"question": "house is red green", "answers": [made]} if number else {},
+        with_indices=True,
+    )
+    args = RagTrainingArguments(
+        output_dir=str(tmp_path / "run"), eval_strategy="no", trainable=trainable
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RagTrainer(tiny_rag.tiny_rag(tmp_path), args, rows)
+    said = [str(warning.message) for warning in caught if "make-questions" in str(warning.message)]
+    assert len(said) == ("generator" in trainable)
+    if said:
+        assert "2 of 3 questions to train on" in said[0] and "house is red green" in said[0]
+
+
 def test_a_question_that_leaves_no_room_is_refused_before_training(tmp_path):
     rag = tiny_rag.tiny_rag(tmp_path)  # max_combined_length 40
     rows = tiny_rag.questions(2).map(lambda row: {"question": "the house " * 30})

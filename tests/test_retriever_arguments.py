@@ -20,6 +20,8 @@ from rag_finetune.training.retriever_options import REFUSED
         ),
         ({"grad_cache_chunk": 0}, "grad_cache_chunk must be at least 1"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
+        ({"topics": 0}, "topics must be at least 1"),
+        ({"topics": 2, "train_sampling_strategy": "sequential"}, "topics draws the batches"),
         ({"n_negatives": -1}, "n_negatives must be at least 0"),
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, "needs evaluations"),
         ({"activation_checkpointing": True}, "grad_cache_chunk recomputes"),

@@ -71,6 +71,19 @@ def cloze_questions(
             }
 
 
+def is_cloze(question: str, answer: str) -> bool:
+    """Whether a question is such a one: its words stand in its answer, in that order.
+
+    An answer of another length than a sentence of `cloze_questions` makes none.
+    """
+    asked = _words(question)
+    if not FEWEST <= len(asked) <= LONGEST:
+        return False
+    answered = _words(answer)
+    rest = iter(answered)
+    return SHORTEST <= len(answered) <= LONGEST and all(word in rest for word in asked)
+
+
 def sentences_of(text: str, draw: random.Random) -> Iterator[list[str]]:
     """The sentences of a text that are long enough, each as its words, with a space after most.
 
@@ -98,6 +111,10 @@ def sentences_of(text: str, draw: random.Random) -> Iterator[list[str]]:
             units = list(islice(_units(sentence), first, first + LONGEST))
             if 2 * sum(any(map(str.isalnum, unit)) for unit in units) >= len(units):
                 yield units  # else a rule of a table
+
+
+def _words(text: str) -> list[str]:
+    return [unit.strip() for unit in _units(" ".join(text.split()))]
 
 
 def _units(sentence: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from rag_finetune.training.retriever_options import FUSED, REFUSED, RetrieverOpt
 
 AT_LEAST_ONE = (
     "n_negatives",
+    "topics",
     "grad_cache_chunk",
     "lora_rank",
     "early_stopping_patience",
@@ -134,6 +135,11 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
             raise ValueError(
                 f"--train_sampling_strategy {self.train_sampling_strategy} cannot be used: parts "
                 "of a batch are of like length anyway."
+            )
+        if self.topics is not None and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"--topics draws the batches, --train_sampling_strategy "
+                f"{self.train_sampling_strategy} takes them as they come: give one of them."
             )
         if self.eval_strategy == "no":
             for name, is_set in (

@@ -52,6 +52,15 @@ class RetrieverOptions:
             "where the training file has any"
         },
     )
+    topics: int | None = field(
+        default=None,
+        metadata={
+            "help": "so many clusters of the gold passages: batches are of one as far as possible, "
+            "whose passages are each other's hard negatives; a good number is that of the "
+            "questions, divided by six batches of all processes; default: batches are drawn from "
+            "all questions"
+        },
+    )
     grad_cache_chunk: int | None = field(
         default=None,
         metadata={

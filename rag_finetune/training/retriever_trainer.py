@@ -39,6 +39,7 @@ from rag_finetune.training.retriever_data import RetrieverExamples
 from rag_finetune.training.retriever_evaluation import retrieval_figures
 from rag_finetune.training.retriever_saving import save_encoders, without_scale
 from rag_finetune.training.teacher import make_teacher
+from rag_finetune.training.topics import make_topics
 
 NORMALISED_TEMPERATURE = 0.05  # inner products of vectors of length 1 are within −1 to 1
 
@@ -46,7 +47,7 @@ NORMALISED_TEMPERATURE = 0.05  # inner products of vectors of length 1 are withi
 class RetrieverTrainer(Trainer):
     """Trains question and context encoder by contrast of each positive with all other passages.
 
-    The Transformers Trainer owns the loop. Overridden are the loss, the counting of items
+    The Transformers Trainer owns the loop. Overridden are the loss, order and counting of items
     (questions), evaluation (an exact search over all passages), and saving (two ordinary folders).
     """
 
@@ -78,7 +79,7 @@ class RetrieverTrainer(Trainer):
             **kwargs: anything else that `Trainer` takes: callbacks, optimizers, …
 
         Raises:
-            OSError, ValueError: the teacher cannot be had; see `make_teacher`.
+            OSError, ValueError: teacher or topics cannot be had; see `make_teacher`, `make_topics`.
         """
         if eval_questions is None and args.eval_strategy != "no":
             args.without_evaluation()
@@ -87,6 +88,7 @@ class RetrieverTrainer(Trainer):
         self.scale = without_scale(question_encoder.model)
         self.temperature = args.temperature or _default_temperature(question_encoder)
         self.teacher = make_teacher(examples, args, self.encoders, self.temperature)
+        self.topics = make_topics(examples, args, context_encoder)
         networks: list[Any] = [question_encoder.model, None if tied else context_encoder.model]
         for network in networks:
             if network is not None and args.lora_rank is not None:
@@ -120,10 +122,14 @@ class RetrieverTrainer(Trainer):
         return super().train(resume_from_checkpoint, *more, **options)
 
     def describe(self) -> str:
-        """A table of what trains, with parameter counts and learning rate; then the teacher."""
+        """A table of what trains, with parameter counts and learning rate; then teacher, topics."""
         parts = self.biencoder.parts
         rates = dict.fromkeys(parts, self.args.learning_rate)
-        return "\n".join(filter(None, (trainable_table(parts, list(parts), rates), self.teacher)))
+        more = (self.teacher, self.topics.describe() if self.topics else "")
+        return "\n".join(filter(None, (trainable_table(parts, list(parts), rates), *more)))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.topics or super()._get_train_sampler(train_dataset)
 
     # ---- The loss ----
 

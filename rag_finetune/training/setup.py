@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import nn
 from transformers import DPRContextEncoder, DPRQuestionEncoder
 
+from rag_finetune.data.cloze import is_cloze
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.encoders.pooled import PooledEncoder
 from rag_finetune.evaluation.measure import Evaluated
@@ -20,6 +22,7 @@ from rag_finetune.rag.prompt_retriever import PromptRetriever
 from rag_finetune.training.arguments import ANSWER_METRICS, RagTrainingArguments
 from rag_finetune.training.options import PARTS
 
+FEW = 0.01  # the share of questions that may look as if they were made
 OF_GOLD = {name.partition("@")[0] for name in gold_metrics([[]], [["any"]])}
 
 
@@ -111,6 +114,8 @@ def check_questions(
     for items in ([] if train is None else [train], evaluated.values()):
         for questions in items:
             check_lengths(rag, questions, args)
+    if train is not None and "generator" in args.trainable:
+        warn_of_cloze(train.questions)
     if train is None or not evaluated or args.eval_strategy == "no":
         return
     metric = str(args.metric_for_best_model).removeprefix("eval_")
@@ -165,6 +170,20 @@ def check_lengths(rag: Rag, items: TrainingQuestions, args: RagTrainingArguments
         warnings.warn(
             f"{len(rows):,} of {len(answers):,} answers are longer than max_target_length "
             f"{args.max_target_length} and lose their end; the first: {answers[rows[0]][:60]!r}.",
+            stacklevel=3,
+        )
+
+
+def warn_of_cloze(questions: Dataset) -> None:
+    """Say where a generator is to learn from questions that are made for retrievers."""
+    asked = zip(questions["question"], questions["answers"], strict=True)
+    made = [question for question, answers in asked if answers and is_cloze(question, answers[0])]
+    if len(made) > FEW * len(questions):
+        warnings.warn(
+            f"{len(made):,} of {len(questions):,} questions to train on are words of their own "
+            f"answers, as make-questions makes them for train-retriever: {made[0][:60]!r}. From "
+            "such questions a generator learns to repeat a sentence: give it people's, or leave it "
+            "out of --trainable.",
             stacklevel=3,
         )
 
