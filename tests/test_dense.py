@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rag_finetune.index import dense
-from rag_finetune.index.dense import DenseIndex, build_dense
+from rag_finetune.index.dense import DenseIndex, build_dense, clusters_of
 from rag_finetune.index.dense_search import open_dense, search_dense
 from rag_finetune.index.recall import exact_scores
 
@@ -207,3 +207,15 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(path, monkeypatch, index_typ
     with pytest.raises(OSError, match="No space left on device"):
         build_dense(draw(30, 4), path, index_type)
     assert os.listdir(path.parent) == []
+
+
+def test_clusters_are_those_that_lie_together():
+    rng = np.random.default_rng(0)
+    of = rng.permutation(np.repeat([0, 1, 2], 40))
+    vectors = np.eye(5, dtype=np.float32)[of] + rng.normal(0, 0.01, (120, 5)).astype(np.float32)
+    found = clusters_of(vectors, 3, seed=1)
+    assert found.shape == (120,) and len(set(zip(of, found.tolist(), strict=True))) == 3
+    assert (found == clusters_of(vectors, 3, seed=1)).all()
+    vectors[7, 2] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        clusters_of(vectors, 3, seed=1)

@@ -17,6 +17,7 @@ from rag_finetune.index.types import choose_type
 BLOCK_ROWS = 16_384
 TRAIN_ROWS = 100_000
 TRAIN_ROWS_PER_LIST = 64
+ITERATIONS = 20  # of k-means
 
 # FAISS's own 40 leaves rows that no search reaches: recall@5 of real questions 0.85 against 0.975
 # at efSearch 64 (60,000 passages of SQuAD), for a third of the time to build.
@@ -125,6 +126,30 @@ def _empty(factory: str, dimension: int) -> faiss.Index:
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise RuntimeError("FAISS builds it by L2 distance only")
     return index
+
+
+def clusters_of(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Which of so many clusters each vector belongs to, by k-means of their distances.
+
+    Args:
+        vectors: shape (n, dim), float32.
+        count: clusters, at most n.
+        seed: of the first means.
+
+    Returns:
+        Numbers of clusters, shape (n,); not every cluster need have a vector.
+
+    Raises:
+        ValueError: a vector is not finite.
+    """
+    if not np.isfinite(vectors).all():
+        raise ValueError("vectors that are not finite have no clusters: look at the encoder.")
+    means = faiss.Kmeans(
+        vectors.shape[1], count, niter=ITERATIONS, seed=seed % 2**31, min_points_per_centroid=1
+    )
+    means.train(vectors)
+    found: np.ndarray = means.assign(vectors)[1]
+    return found
 
 
 def _cannot_build(factory: str, n: int, dimension: int, error: RuntimeError) -> str:

@@ -5,18 +5,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import faiss
-import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import Sampler
 
 from rag_finetune.encoders.text_encoder import TextEncoder
+from rag_finetune.index.dense import clusters_of
 from rag_finetune.training.gathering import world_size
 from rag_finetune.training.retriever_arguments import RetrieverTrainingArguments
 from rag_finetune.training.retriever_data import RetrieverExamples
 
-ITERATIONS = 20  # of k-means
 BATCHES = 6  # of a topic, where many topics make few of them
 
 
@@ -144,13 +142,7 @@ def find_topics(
     table = examples.passages
     texts, titles = ([column[row] for row in distinct] for column in (table.texts, table.titles))
     vectors = context_encoder.encode(texts, titles, progress=progress)  # (P, dim) float32
-    if not np.isfinite(vectors).all():
-        raise ValueError("topics: the context encoder gives vectors that are not finite.")
-    means = faiss.Kmeans(
-        vectors.shape[1], count, niter=ITERATIONS, seed=seed % 2**31, min_points_per_centroid=1
-    )
-    means.train(vectors)
-    nearest = torch.from_numpy(means.assign(vectors)[1]).to(device)
+    nearest = torch.from_numpy(clusters_of(vectors, count, seed)).to(device)
     if world_size() > 1:
         distributed.broadcast(nearest, 0)
     topic_of = dict(zip(distinct, nearest.tolist(), strict=True))
