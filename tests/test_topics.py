@@ -142,7 +142,7 @@ def test_a_batch_that_has_hardly_another_passage_is_mixed():
     assert TopicSampler(many(golds), topics, 4, 1).alike() == 48
 
 
-def batches_of(trainer, epochs=2):
+def batches_of(trainer):
     """The questions of each step, as training reads them."""
     seen = []
     inner = trainer.compute_loss

@@ -138,7 +138,7 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
             )
         if self.topics is not None and self.train_sampling_strategy != "random":
             raise ValueError(
-                f"--topics draws the batches, --train_sampling_strategy "
+                "--topics draws the batches, --train_sampling_strategy "
                 f"{self.train_sampling_strategy} takes them as they come: give one of them."
             )
         if self.eval_strategy == "no":

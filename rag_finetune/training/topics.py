@@ -175,10 +175,11 @@ def make_topics(
     )
     batch_size = args.train_batch_size * args.world_size
     sampler = TopicSampler(examples, topics, batch_size, seed)
-    if 2 * sampler.alike() < len(sampler):
+    alike = sampler.alike()
+    if 2 * alike < len(sampler):
         good = max(1, round(len(sampler) / (BATCHES * batch_size)))
         warnings.warn(
-            f"--topics {args.topics}: {sampler.alike():,} of {len(sampler):,} questions are in "
+            f"--topics {args.topics}: {alike:,} of {len(sampler):,} questions are in "
             f"batches of one topic, the others in mixed ones. A topic of {BATCHES} batches of "
             f"{batch_size:,} questions would be --topics {good}; a batch has to have half as many "
             "gold passages as questions.",
