@@ -105,11 +105,14 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line := line.rstrip())
         except json.JSONDecodeError as error:
+            short = error.pos >= len(line)
             raise ValueError(
-                f"{path}:{number}: expected one JSON object a line, found a syntax error at column "
-                f"{error.colno} ({error.msg}). Write each object on a line of its own."
+                f"{path}:{number}: expected one JSON object a line, found "
+                f"{'that the line ends too soon' if short else 'a syntax error'} at column "
+                f"{error.colno} ({error.msg}). "
+                f"Write each object {'whole, and ' if short else ''}on a line of its own."
             ) from error
         except RecursionError as error:
             raise ValueError(

@@ -197,7 +197,7 @@ BAD = {
     ),
     "wrong column": Bad(
         index_of(text("id\ttexts\ttitle\n1\ta\tb\n"), "bad.tsv"),
-        ("bad.tsv:1", "expected a header", '"texts"', 'Did you mean "text"'),
+        ("bad.tsv:1", "expected a header", '"texts"', 'Rename "texts" to "text"'),
     ),
     "empty file": Bad(index_of(text("")), ("bad.jsonl", "expected passages", "Check the file")),
     "header alone": Bad(

@@ -259,7 +259,7 @@ def test_words_are_added_to_a_finished_index_of_the_same_passages(job, tmp_path)
     assert "bm25 added." in ok(*word_words(job, folder, "bm25")).out
     again = [*index_words(job, folder), "--lexical", "bm25", "tfidf"]
     assert ok(*again).out.endswith("tfidf added.\n")
-    assert "Nothing to add." in ok(*again).out
+    assert "Nothing to add: the index has bm25 and tfidf already." in ok(*again).out
     english = ok("index", "--lexical", "bm25", "--language", "english", "--output_dir", folder)
     assert english.out == f"{folder}: bm25 replaced by one of other settings.\n"
     assert sorted(open_index(folder).manifest.lexical) == ["bm25", "tfidf"]

@@ -60,7 +60,7 @@ def test_several_questions_get_a_table_each_as_if_asked_alone(tmp_path):
 
 
 def test_k_above_the_corpus_shows_all_of_it():
-    ((_, rows),) = tables_of(ok("search", ADA, *encoder_words(), "--k", 99).out)
+    ((_, rows),) = tables_of(ok("search", ADA, *encoder_words(), "--n_docs", 99).out)
     assert sorted(int(row[2]) for row in rows) == list(range(1, 21))
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_work_fails_with_one_line(words, message):
         ([ADA, "--question_encoder", "x"], "--question_encoder needs --index"),
         (["--index", "x", "--question_encoder", "y"], "required: question"),
         ([ADA, "--question_encoder", "x", "--model_name_or_path", "y"], "not allowed with"),
-        ([ADA, "--index", "x", "--question_encoder", "y", "--n_docs", "3"], "unrecognised flag"),
+        ([ADA, "--index", "x", "--question_encoder", "y", "--n_beams", "3"], "unrecognised flag"),
     ],
 )
 def test_wrong_usage_ends_with_2(words, message):

@@ -393,13 +393,16 @@ def test_a_model_without_its_optimiser_is_nothing_to_resume_from(tmp_path):
     assert "--save_only_model" in error
 
 
-def test_a_folder_that_holds_something_is_refused_and_names_both_ways_on(tmp_path):
+def test_a_folder_that_holds_something_is_refused_and_names_the_ways_on(tmp_path):
     (tmp_path / "run").mkdir()
     words = train_words(tiny_job(), tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
     error = error_of(*words)
-    assert "already exists and is not empty" in error
-    assert "--resume_from_checkpoint latest; or choose another --output_dir." in error
+    assert error.strip().endswith("already exists and is not empty. Choose another --output_dir.")
+    (tmp_path / "run/checkpoint-2").mkdir()
+    error = error_of(*words)
+    assert "Go on with it: --resume_from_checkpoint latest; or choose another" in error
+    (tmp_path / "run/checkpoint-2").rmdir()
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
     (tmp_path / "run/notes.txt").unlink()
     ok(*words)  # an empty folder is as good as none

@@ -66,7 +66,7 @@ def test_a_best_that_is_no_better_than_the_start_is_said():
         args = types.SimpleNamespace(metric_for_best_model="mrr@10")
         return train_retriever._best_of(types.SimpleNamespace(args=args, state=state))
 
-    with pytest.warns(UserWarning, match="no worse"):
+    with pytest.warns(UserWarning, match="as good or better"):
         trained(0.14644841269841270, 0.14644841269841272)
     assert trained(0.5, 0.4, 0.6) == "; best mrr@10 0.6000, 0.5000 before training"
     with pytest.warns(UserWarning, match=r"mrr@10 was 0.5000 before training and is 0.4000 at its"):

@@ -46,7 +46,7 @@ def test_the_choice_is_shown_and_written_into_the_index(tmp_path):
     assert best.startswith("* bm25 ") and " 100.00 " in best
     assert done.out.endswith(f"bm25: written to {folder}/manifest.json.\n")
     assert json.loads((folder / "manifest.json").read_text())["retrieval"]["way"] == "bm25"
-    assert picture.stat().st_size > 5000
+    assert picture.stat().st_size > 5000 and f"Picture: {picture}" in done.out
     assert ok("search", "what is the house of ada ?", "--index", folder, "--retrieval", "bm25")
 
 
@@ -105,6 +105,7 @@ def test_an_index_of_words_is_tuned_without_an_encoder(tmp_path):
     ("words", "message"),
     [
         ([], "give --index, or --model_name_or_path"),
+        (["--index", "x", "--plot", "a.pgn"], "expected a name that ends in .png, found a.pgn"),
         (["--index", "x", "--metric", "f1"], "invalid choice: 'f1'"),
         (["--question_encoder", "x", "--model_name_or_path", "y"], "not allowed with"),
     ],

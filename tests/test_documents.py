@@ -46,7 +46,7 @@ def test_named_flashrag_reads_contents_where_there_is_text_as_well(tmp_path):
     assert read(path)[0].text == "text"
     assert read(path, "flashrag")[0].text == "from contents"
     write_lines(path, [{"text": "text"}])
-    message = r':1: expected the key "contents", found "text"\. Did you mean "contents" by "text"'
+    message = r':1: expected the key "contents", found "text"\. Rename "text" to "contents" if'
     with pytest.raises(ValueError, match=message):
         read(path, "flashrag")
 

@@ -123,7 +123,7 @@ def test_the_key_of_the_text_follows_the_layout():
 
 
 def test_a_key_that_was_meant_as_the_text_is_guessed():
-    assert hint_text(["id", "txt"]) == ' Did you mean "text" by "txt"?'
-    assert hint_text(["id", "passage"]) == ' Did you mean "text" by "passage"?'
-    assert hint_text(["id", "text"], "contents") == ' Did you mean "contents" by "text"?'
+    assert hint_text(["id", "txt"]) == ' Rename "txt" to "text" if that is meant.'
+    assert hint_text(["id", "passage"]) == ' Rename "passage" to "text" if that is meant.'
+    assert hint_text(["id", "text"], "contents") == ' Rename "text" to "contents" if that is meant.'
     assert hint_text(["id"]) == ""

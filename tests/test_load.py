@@ -44,6 +44,11 @@ def test_a_name_that_the_hub_does_not_give_is_named(tmp_path, monkeypatch):
     for load in (load_context_encoder, load_config):
         with pytest.raises(OSError, match="nobody/here: no such folder, nor to be had of the Hub"):
             load("nobody/here")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(
+        OSError, match=r"runs/other: no such folder \(runs is one, without it\), nor"
+    ):
+        load_config("runs/other")
 
 
 def test_a_file_is_not_taken_for_a_misspelt_folder(tmp_path):

@@ -181,7 +181,7 @@ def test_id_that_names_nothing_is_an_error(tmp_path, value, found):
 
 def test_missing_text_key_is_guessed(tmp_path):
     path = write(tmp_path / "p.jsonl", '{"id": 1, "txt": "a"}\n')
-    message = r':1: expected the key "text", found "id", "txt"\. Did you mean "text" by "txt"\?'
+    message = r':1: expected the key "text", found "id", "txt"\. Rename "txt" to "text" if'
     with pytest.raises(ValueError, match=message):
         ids(path)
 
@@ -202,7 +202,7 @@ def test_tsv_without_a_known_header_names_the_headers(tmp_path, first):
 
 def test_csv_without_text_column_is_an_error(tmp_path):
     path = write(tmp_path / "p.csv", "id,texts\n1,a\n")
-    message = r'found "id", "texts"\. Did you mean "text" by "texts"\? Put that header'
+    message = r'found "id", "texts"\. Rename "texts" to "text" if that is meant\. Put that header'
     with pytest.raises(ValueError, match=message):
         ids(path)
 

@@ -94,7 +94,7 @@ def test_string_under_answers_is_told_how_to_become_a_list(tmp_path):
         (
             '{"question": "q?", "answrs": ["a"]}',
             '2: expected the key "answers", found "question", "answrs". '
-            'Did you mean it by "answrs"?',
+            'Rename "answrs" if that is meant.',
         ),
         ("{}", '2: expected the key "question", found an empty object. Add it.'),
         ('{"question": 3, "answer": "a"}', '2: "question" must be a non-empty string, found the '),
@@ -141,7 +141,14 @@ def test_string_under_answers_is_told_how_to_become_a_list(tmp_path):
             '2: an id in "id" must be a non-empty string or a whole number, found true.',
         ),
         ('["q?", "a"]', '2: expected an object with "question" and "answers", found a list of 2.'),
-        ('{"question": ', "2: expected one JSON object a line, found a syntax error at column "),
+        (
+            '{"question": "q?", "answer": "a"',
+            "2: expected one JSON object a line, found that the line ends too soon at column 33 ",
+        ),
+        (
+            '{"question": ?, "answer": "a"}',
+            "2: expected one JSON object a line, found a syntax error at column 14 ",
+        ),
     ],
 )
 def test_bad_row_names_line_key_and_what_was_found(tmp_path, row, message):

@@ -81,7 +81,7 @@ def test_reading_parquet_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_text_column_that_is_missing_is_guessed(tmp_path):
     rows = [{"id": "1", "passage": "a"}]
-    message = r'expected the column "text", found "id", "passage".*mean "text" by "passage"'
+    message = r'expected the column "text", found "id", "passage".*Rename "passage" to "text"'
     for path in (write_parquet(tmp_path / "p.parquet", rows), write_dataset(tmp_path / "p", rows)):
         with pytest.raises(ValueError, match=message):
             read(path)
@@ -138,7 +138,9 @@ def test_flashrag_needs_its_column(tmp_path):
     path = write(tmp_path / "p.csv", "id,contents\n1,a\n")
     assert read(path) == [(f"{path}:2", {"id": "1", "contents": "a"})]
     write(path, "id,text\n1,a\n")
-    with pytest.raises(ValueError, match=r'columns id, contents, found "id", "text"\. Did you'):
+    with pytest.raises(
+        ValueError, match=r'columns id, contents, found "id", "text"\. Rename "text" to "co'
+    ):
         read(path, "flashrag")
 
 

@@ -23,13 +23,26 @@ TRIALS = [
 
 def test_the_table_has_a_line_for_each_way_and_a_star_at_the_best():
     header, *lines = tuning_table(TRIALS, TRIALS[2]).splitlines()
-    assert header.split() == [*METRICS, "ms,", "vectors"]
+    assert header.split() == ["per", "cent", *METRICS, "ms,", "vectors"]
     assert lines[0].split() == ["bm25", *["50.00"] * 5, "0.000"]
     assert lines[1].startswith("  dense, efSearch 64 ") and lines[1].endswith("1.500")
     assert lines[2].startswith(
         "* hybrid (vectors and bm25 by reciprocal ranks, words 0.3), efSearch 64 "
     )
     assert len({len(line) for line in (header, *lines)}) == 1
+
+
+def test_a_way_has_one_colour_in_both_panels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tune_report, "save_figure", lambda figure, path: drawn.append(figure))
+    plot_tuning(TRIALS, TRIALS[2], "mrr@10", tmp_path / "a.png")
+    same = [one for one in TRIALS if one.search_parameters == TRIALS[2].search_parameters]
+    left, right = (
+        {line.get_label().split(" ")[0].strip(","): line.get_color() for line in axes.lines}
+        for axes in drawn[0].axes
+    )
+    assert left == right and len(set(left.values())) == len(left) == 2
+    assert len(same) == 3
 
 
 def test_the_picture_is_drawn_whole(tmp_path):

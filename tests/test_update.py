@@ -172,6 +172,27 @@ def test_only_what_comes_is_encoded(folder, monkeypatch):
     assert len(encoded) == 8
 
 
+def test_an_update_that_goes_on_says_what_is_there(folder, monkeypatch, capsys):
+    monkeypatch.setattr(encode, "TEXTS_PER_BLOCK", 3)
+    plain, calls = encode.encode_block, []
+
+    def stops(*words, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return plain(*words, **options)
+
+    monkeypatch.setattr(encode, "encode_block", stops)
+    with pytest.raises(OSError, match="the disk is gone"):
+        update(folder)
+    assert len(update(folder, progress=True)) == 19
+    said = capsys.readouterr().out
+    assert "Passages: 5 added, 3 in place of 2, 2 removed; 19 instead of 15." in said
+    assert "resuming: 3 of 8 are encoded already." in said
+    update_index(folder, remove=["2"], progress=True)
+    assert "Passages: 1 removed; 18 instead of 19." in capsys.readouterr().out
+
+
 def test_the_same_update_once_more_finds_its_work_done(folder, capsys):
     update(folder)
     before = contents(folder)

@@ -202,7 +202,7 @@ def _add_lexical(args: argparse.Namespace, kinds: "Kinds", was_there: bool) -> N
     before = index.manifest.lexical
     built = add_lexical(index, kinds)
     if not built:
-        print("Nothing to add.")
+        print(f"Nothing to add: the index has {' and '.join(kinds)} already.")
     for done, names in (
         ("added", [kind for kind in built if kind not in before]),
         ("replaced by one of other settings", [kind for kind in built if kind in before]),

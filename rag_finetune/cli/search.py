@@ -36,7 +36,7 @@ def make_search_parser() -> argparse.ArgumentParser:
     add_encoder_flags(parser)
     add_retrieval_flags(parser, prior=False)
     add_reranker_flags(parser)
-    parser.add_argument("--k", type=int, default=5, help="passages to show")
+    parser.add_argument("--k", "--n_docs", type=int, default=5, help="passages to show")
     return parser
 
 

@@ -254,7 +254,8 @@ def _best_of(trainer: "RetrieverTrainer") -> str:
     if best - start < ROUNDING:
         warnings.warn(
             f"{name} was {start:.4f} before training and is {best:.4f} at its best: the encoders "
-            "that it began with are no worse. Train for longer, or with another --learning_rate.",
+            "that it began with are as good or better. Train for longer, or with another "
+            "--learning_rate.",
             stacklevel=2,
         )
     return f"; best {name} {best:.4f}, {start:.4f} before training"

@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     args = parse(parser, argv)
     if not (args.index or args.model_name_or_path):
         parser.error("give --index, or --model_name_or_path of a checkpoint with an index")
+    if args.plot and Path(args.plot).suffix.lower() != ".png":
+        parser.error(f"--plot writes a PNG: expected a name that ends in .png, found {args.plot}")
     require_positive(args, "max_samples")
     check_file(args.questions)
     if args.model_name_or_path:
@@ -87,6 +89,7 @@ def main(argv: list[str]) -> int:
     print(tuning_table(trials, best))
     if args.plot:
         plot_tuning(trials, best, args.metric, Path(args.plot))
+        print(f"\nPicture: {args.plot}")
     chosen = write_choice(index, best)
     places = [str(index.folder / "manifest.json")]
     named = args.model_name_or_path

@@ -156,7 +156,7 @@ def hint_text(names: Iterable[str], wanted: str = "text") -> str:
     names = list(names)
     others = [name for name in (*SYNONYMS, "text") if name in names]
     guess = nearest(wanted, names) or next(iter(others), "")
-    return f' Did you mean "{wanted}" by "{guess}"?' if guess and guess != wanted else ""
+    return f' Rename "{guess}" to "{wanted}" if that is meant.' if guess and guess != wanted else ""
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -245,6 +245,6 @@ def require_key(key: str, row: Mapping[str, Any], place: str, remedy: str = "Add
     """
     if key not in row:
         guess = nearest(key, row)
-        hint = f'Did you mean it by "{guess}"?' if guess else remedy
+        hint = f'Rename "{guess}" if that is meant.' if guess else remedy
         found = list_keys(row) or "an empty object"
         raise ValueError(f'{place}: expected the key "{key}", found {found}. {hint}')

@@ -178,5 +178,5 @@ def _find_columns(source: Source, names: list[str]) -> list[str]:
     key = "contents" if source.layout == "flashrag" else "text"
     raise ValueError(
         f'{source.path}: expected the column "{key}", found {list_names(names) or "none"}.'
-        f"{hint_text(names, key)} Rename the column."
+        f"{hint_text(names, key) or ' Rename the column.'}"
     )

@@ -190,7 +190,11 @@ def naming_source(name: str) -> Iterator[None]:
     except OSError as error:
         if name in str(error):
             raise
-        raise OSError(f"{name}: no such folder, nor to be had of the Hub. {error}") from error
+        parent = Path(name).parent
+        beside = f" ({parent} is one, without it)" if parent.name and parent.is_dir() else ""
+        raise OSError(
+            f"{name}: no such folder{beside}, nor to be had of the Hub. {error}"
+        ) from error
 
 
 def _read_json(name: str, file: str, kind: type) -> Any:

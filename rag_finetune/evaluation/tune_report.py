@@ -11,8 +11,10 @@ from rag_finetune.metrics.retrieval import KS
 def tuning_table(trials: Sequence[Trial], best: Trial) -> str:
     """A line for each trial, per cent, with a star at the best."""
     names = [_name(trial) for trial in trials]
-    width = max(map(len, names))
-    lines = [f"  {'':<{width}}" + "".join(f"{name:>11}" for name in METRICS) + "   ms, vectors"]
+    width = max(map(len, [*names, "per cent"]))
+    lines = [
+        f"  {'per cent':<{width}}" + "".join(f"{name:>11}" for name in METRICS) + "   ms, vectors"
+    ]
     for name, trial in zip(names, trials, strict=True):
         figures = "".join(f"{100 * trial.metrics[metric]:>11.2f}" for metric in METRICS)
         star = "*" if trial is best else " "
@@ -38,23 +40,26 @@ def plot_tuning(trials: Sequence[Trial], best: Trial, metric: str, path: Path) -
     figure = Figure(figsize=(11.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     same = [trial for trial in trials if trial.search_parameters == best.search_parameters]
-    hybrids: dict[str, list[Trial]] = {}
+    ways: dict[str, list[Trial]] = {}
     for trial in same:
-        way = trial.retrieval
-        if way.way == "hybrid":
-            hybrids.setdefault(f"hybrid, {way.lexical}, {way.fusion}", []).append(trial)
-    for label, found in hybrids.items():
-        weights = [trial.retrieval.weight for trial in found]
-        left.plot(weights, [trial.metrics[metric] for trial in found], marker="o", label=label)
+        ways.setdefault(_kind(trial), []).append(trial)
+    colours = {kind: f"C{number}" for number, kind in enumerate(ways)}  # in both panels
     single = [trial for trial in same if trial.retrieval.way != "hybrid"]
-    for number, trial in enumerate(single):
-        value, label = trial.metrics[metric], trial.retrieval.way
-        left.axhline(value, color=f"C{number + 5}", linestyle="--", label=label)
+    for kind, found in ways.items():
+        values = [trial.metrics[metric] for trial in found]
+        if found[0] in single:
+            left.axhline(values[0], color=colours[kind], linestyle="--", label=kind)
+        else:
+            weights = [trial.retrieval.weight for trial in found]
+            left.plot(weights, values, color=colours[kind], marker="o", label=kind)
     left.set_xlabel("share of the words in a hybrid")
     left.set_ylabel(metric)
     for trial in [*single, *([best] if best not in single else [])]:
         recalls = [trial.metrics[f"recall@{k}"] for k in KS]
-        right.plot(KS, recalls, marker="o", label=trial.retrieval.describe())
+        colour, dashes = colours[_kind(trial)], "--" if trial in single else "-"
+        label = trial.retrieval.describe()
+        right.plot(KS, recalls, dashes, color=colour, marker="o", label=label)
+    right.set_xticks(KS)
     right.set_xlabel("passages a question (n_docs)")
     right.set_ylabel("recall")
     for axes in (left, right):
@@ -71,6 +76,12 @@ def require_plot() -> None:
     """
     if not can_plot():
         raise ValueError("Plots need matplotlib: pip install 'rag-finetune[plot]'.")
+
+
+def _kind(trial: Trial) -> str:
+    """What a trial has in common with those that differ from it in the share of words."""
+    way = trial.retrieval
+    return f"hybrid, {way.lexical}, {way.fusion}" if way.way == "hybrid" else way.way
 
 
 def _name(trial: Trial) -> str:

@@ -255,6 +255,10 @@ def _encode(
         return None
     job, plan = taken.job, taken.job.plan()
     job.shown = progress
+    todo = sum(rows.stop - rows.start for rows in map(job.vectors(plan).rows_of, plan.todo))
+    if todo < plan.n_passages:
+        done = plan.n_passages - todo
+        _say(f"resuming: {done:,} of {plan.n_passages:,} are encoded already.", progress)
     job.encode(plan)
     job.check(plan, locate)
     return job.vectors(plan).read()
@@ -268,9 +272,14 @@ def _digest(passages: str, n_replacing: int, remove: Collection[str]) -> str:
 
 def _summary(changes: Changes, counts: Mapping[str, int]) -> str:
     """One line about what will be done."""
+    done = [
+        f"{counts['add']:,} added" if counts["add"] else "",
+        f"{counts['replace']:,} in place of {changes.replaced:,}" if changes.replaced else "",
+        f"{changes.removed:,} removed" if changes.removed else "",
+    ]
     return (
-        f"Passages: {counts['add']:,} added, {counts['replace']:,} in place of {changes.replaced:,}"
-        f", {changes.removed:,} removed; {len(changes.order):,} instead of {changes.n_old:,}."
+        f"Passages: {', '.join(filter(None, done))}; {len(changes.order):,} instead of "
+        f"{changes.n_old:,}."
     )
 
 

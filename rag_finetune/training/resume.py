@@ -67,7 +67,10 @@ def check_output(args: "TrainingArguments") -> None:
         raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
     is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
     if is_first and folder.is_dir() and any(folder.iterdir()):
+        begun = any(folder.glob("checkpoint-*"))
+        remedy = (
+            f"Go on with it: --resume_from_checkpoint {LATEST}; or choose" if begun else "Choose"
+        )
         raise FileExistsError(
-            f"{folder}: already exists and is not empty. Go on with it: --resume_from_checkpoint "
-            f"{LATEST}; or choose another --output_dir."
+            f"{folder}: already exists and is not empty. {remedy} another --output_dir."
         )
