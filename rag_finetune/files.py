@@ -107,11 +107,12 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
         try:
             value = json.loads(line := line.rstrip())
         except json.JSONDecodeError as error:
-            short = error.pos >= len(line)
+            # A text that does not end is told of where it begins.
+            short = error.pos >= len(line) or error.msg.startswith("Unterminated string")
             raise ValueError(
                 f"{path}:{number}: expected one JSON object a line, found "
-                f"{'that the line ends too soon' if short else 'a syntax error'} at column "
-                f"{error.colno} ({error.msg}). "
+                f"{'that the line ends too soon, at' if short else 'a syntax error at'} column "
+                f"{len(line) + 1 if short else error.colno} ({error.msg}). "
                 f"Write each object {'whole, and ' if short else ''}on a line of its own."
             ) from error
         except RecursionError as error:

@@ -209,7 +209,7 @@ BAD = {
     "title is a number": Bad(
         index_of(jsonl({"title": 5, "text": "a"})), ('bad.jsonl:1: "title"', "the number 5")
     ),
-    "broken JSON on line 17": Bad(index_of(broken_line_17), ("bad.jsonl:17", "syntax error")),
+    "broken JSON on line 17": Bad(index_of(broken_line_17), ("bad.jsonl:17", "ends too soon")),
     "mixed encodings": Bad(
         index_of(text(b'{"text": "ok"}\n{"text": "caf\xe9"}\n')),
         ("bad.jsonl:2", "0xe9", "Save the file as UTF-8"),
@@ -384,7 +384,7 @@ BAD = {
     ),
     "k 0": Bad(
         lambda job, out: ["search", "--model_name_or_path", job / "run", "--k", 0, "what ?"],
-        ("--k must be at least 1",),
+        ("--n_docs must be at least 1",),
     ),
     "no such command": Bad(lambda job, out: ["serach"], ('"search"',), 2),
 }

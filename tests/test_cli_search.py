@@ -88,7 +88,7 @@ def test_an_encoder_of_another_dimension_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--k", "0"], "--k must be at least 1, found 0."),
+        (["--k", "0"], "--n_docs must be at least 1, found 0."),
         (["--index", "nowhere"], "nowhere: no such folder. Build it"),
         (["--question_encoder", "JOB/parts/context_encoder"], "Was the other encoder of the pair"),
     ],

@@ -105,7 +105,8 @@ def test_an_index_of_words_is_tuned_without_an_encoder(tmp_path):
     ("words", "message"),
     [
         ([], "give --index, or --model_name_or_path"),
-        (["--index", "x", "--plot", "a.pgn"], "expected a name that ends in .png, found a.pgn"),
+        (["--index", "x", "--plot", "a.pgn"], "the name of a file, NAME.png, found a.pgn"),
+        (["--index", "x", "--plot", "none/a.png"], "there is no folder none"),
         (["--index", "x", "--metric", "f1"], "invalid choice: 'f1'"),
         (["--question_encoder", "x", "--model_name_or_path", "y"], "not allowed with"),
     ],

@@ -49,6 +49,10 @@ def test_a_name_that_the_hub_does_not_give_is_named(tmp_path, monkeypatch):
         OSError, match=r"runs/other: no such folder \(runs is one, without it\), nor"
     ):
         load_config("runs/other")
+    with pytest.raises(OSError, match=r"plain: no such folder, nor"):
+        load_config("plain")
+    with pytest.raises(FileNotFoundError, match=r"^runs/a/b: no such folder\.$"):
+        require_source("runs/a/b")
 
 
 def test_a_file_is_not_taken_for_a_misspelt_folder(tmp_path):

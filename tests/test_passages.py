@@ -202,7 +202,7 @@ def test_tsv_without_a_known_header_names_the_headers(tmp_path, first):
 
 def test_csv_without_text_column_is_an_error(tmp_path):
     path = write(tmp_path / "p.csv", "id,texts\n1,a\n")
-    message = r'found "id", "texts"\. Rename "texts" to "text" if that is meant\. Put that header'
+    message = r'found "id", "texts"\. Rename "texts" to "text" if that is meant\. Put the header'
     with pytest.raises(ValueError, match=message):
         ids(path)
 

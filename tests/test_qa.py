@@ -94,7 +94,7 @@ def test_string_under_answers_is_told_how_to_become_a_list(tmp_path):
         (
             '{"question": "q?", "answrs": ["a"]}',
             '2: expected the key "answers", found "question", "answrs". '
-            'Rename "answrs" if that is meant.',
+            'Rename "answrs" to "answers" if that is meant.',
         ),
         ("{}", '2: expected the key "question", found an empty object. Add it.'),
         ('{"question": 3, "answer": "a"}', '2: "question" must be a non-empty string, found the '),
@@ -143,7 +143,11 @@ def test_string_under_answers_is_told_how_to_become_a_list(tmp_path):
         ('["q?", "a"]', '2: expected an object with "question" and "answers", found a list of 2.'),
         (
             '{"question": "q?", "answer": "a"',
-            "2: expected one JSON object a line, found that the line ends too soon at column 33 ",
+            "2: expected one JSON object a line, found that the line ends too soon, at column 33 (",
+        ),
+        (
+            '{"question": "q?", "answer": "a',
+            "2: expected one JSON object a line, found that the line ends too soon, at column 32 (",
         ),
         (
             '{"question": ?, "answer": "a"}',

@@ -12,6 +12,7 @@ from rag_finetune.data.qa_fields import (
     read_answers,
     read_id,
     read_passage,
+    require_key,
 )
 
 BOTH = ("answers", "answer")
@@ -65,7 +66,8 @@ def test_answers_are_read_however_they_are_written(row, answers):
 
 def test_a_near_miss_of_a_key_is_guessed_and_no_remedy_for_another_fault_given():
     with pytest.raises(
-        ValueError, match=r'f:1: expected the key "answers", .* Rename "answrs" if that is meant\.$'
+        ValueError,
+        match=r'f:1: expected the key "answers", .* Rename "answrs" to "answers" if that',
     ):
         read_answers({"answrs": []}, BOTH, "f:1", Reading())
 
@@ -103,3 +105,8 @@ def test_a_passage_may_lack_its_title():
 def test_the_first_id_that_is_given_is_taken():
     assert read_id({"psg_id": 7}, "f:1", ("passage_id", "psg_id")) == "7"
     assert read_id({"passage_id": None}, "f:1", ("passage_id", "psg_id")) is None
+
+
+def test_a_key_with_a_meaning_of_its_own_is_no_near_miss():
+    with pytest.raises(ValueError, match=r'"positive_ctxs", found "negative_ctxs"\. Add it\.$'):
+        require_key("positive_ctxs", {"negative_ctxs": []}, "f:1")

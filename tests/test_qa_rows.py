@@ -241,7 +241,10 @@ def test_broken_json_on_line_17_is_placed_there(tmp_path, name):
     lines = [row] * 16 + [row[:-3]] + [row] * 3
     text = "\n".join(lines) if name == "qa.jsonl" else "[" + ",\n".join(lines) + "]"
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=rf"{name}:1[78]: expected .* found a syntax error"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}:1[78]: expected .* found (a syntax error|that the line ends too soon)",
+    ):
         load_questions(tmp_path / name)
 
 

@@ -188,9 +188,23 @@ def test_an_update_that_goes_on_says_what_is_there(folder, monkeypatch, capsys):
     assert len(update(folder, progress=True)) == 19
     said = capsys.readouterr().out
     assert "Passages: 5 added, 3 in place of 2, 2 removed; 19 instead of 15." in said
-    assert "resuming: 3 of 8 are encoded already." in said
-    update_index(folder, remove=["2"], progress=True)
-    assert "Passages: 1 removed; 18 instead of 19." in capsys.readouterr().out
+    assert "resuming: 3 of 8 passages encoded already." in said
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        ({"add": rows()[15:]}, "Passages: 5 added; 20 instead of 15."),
+        ({"replace": REPLACING}, "Passages: 3 in place of 2; 16 instead of 15."),
+        ({"remove": ["2"]}, "Passages: 1 removed; 14 instead of 15."),
+    ],
+)
+def test_what_an_update_does_is_said_and_nothing_of_what_it_does_not(
+    folder, capsys, request_, line
+):
+    update_index(folder, progress=True, **request_)
+    said = capsys.readouterr().out
+    assert line in said and "resuming" not in said
 
 
 def test_the_same_update_once_more_finds_its_work_done(folder, capsys):

@@ -36,7 +36,7 @@ def make_search_parser() -> argparse.ArgumentParser:
     add_encoder_flags(parser)
     add_retrieval_flags(parser, prior=False)
     add_reranker_flags(parser)
-    parser.add_argument("--k", "--n_docs", type=int, default=5, help="passages to show")
+    parser.add_argument("--n_docs", "--k", type=int, default=5, help="passages to show")
     return parser
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     parser = make_search_parser()
     args = parse(parser, argv)
-    require_positive(args, "k")
+    require_positive(args, "n_docs")
     if args.question_encoder and not args.index:
         parser.error("--question_encoder needs --index")
     if not (args.question_encoder or args.model_name_or_path):
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     if encoder is not None and searcher.retrieval.by_vectors:
         encoder.model.to(best_device())
         vectors = encoder.encode(args.question)
-    k = min(args.k, len(index))
+    k = min(args.n_docs, len(index))
     print(f"Retrieval: {searcher.describe()}.", file=sys.stderr)
     scores, rows = searcher.search(vectors, args.question, k)
     found = index.passages_at(rows)

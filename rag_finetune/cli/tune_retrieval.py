@@ -61,8 +61,12 @@ def main(argv: list[str]) -> int:
     args = parse(parser, argv)
     if not (args.index or args.model_name_or_path):
         parser.error("give --index, or --model_name_or_path of a checkpoint with an index")
-    if args.plot and Path(args.plot).suffix.lower() != ".png":
-        parser.error(f"--plot writes a PNG: expected a name that ends in .png, found {args.plot}")
+    if args.plot:
+        picture = Path(args.plot)
+        if picture.suffix.lower() != ".png" or picture.is_dir():
+            parser.error(f"--plot: expected the name of a file, NAME.png, found {args.plot}")
+        if not picture.parent.is_dir():
+            parser.error(f"--plot {args.plot}: there is no folder {picture.parent}")
     require_positive(args, "max_samples")
     check_file(args.questions)
     if args.model_name_or_path:

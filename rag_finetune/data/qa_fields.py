@@ -237,6 +237,10 @@ def as_id(value: Any, key: str, place: str) -> str:
     )
 
 
+# What has a meaning of its own is no near miss of another key.
+MEANT = frozenset(("id", "question", "question_id", "negative_ctxs", "hard_negative_ctxs"))
+
+
 def require_key(key: str, row: Mapping[str, Any], place: str, remedy: str = "Add it.") -> None:
     """Check that an object has a key.
 
@@ -244,7 +248,7 @@ def require_key(key: str, row: Mapping[str, Any], place: str, remedy: str = "Add
         ValueError: it has not; the message names the keys that it has, and one that is alike.
     """
     if key not in row:
-        guess = nearest(key, row)
-        hint = f'Rename "{guess}" if that is meant.' if guess else remedy
+        guess = nearest(key, (name for name in row if name not in MEANT))
+        hint = f'Rename "{guess}" to "{key}" if that is meant.' if guess else remedy
         found = list_keys(row) or "an empty object"
         raise ValueError(f'{place}: expected the key "{key}", found {found}. {hint}')

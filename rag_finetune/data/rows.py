@@ -108,7 +108,7 @@ def _check_header(source: Source, place: str, columns: list[str]) -> None:
     raise ValueError(
         f"{place}: expected a header with the columns {wanted}, found "
         f"{list_names(columns) or 'nothing'}.{hint_text(columns, key)} "
-        f"Put that header on the first line."
+        f"Put the header on the first line."
     )
 
 

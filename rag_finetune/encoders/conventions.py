@@ -188,10 +188,10 @@ def naming_source(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if name in str(error):
-            raise
         parent = Path(name).parent
         beside = f" ({parent} is one, without it)" if parent.name and parent.is_dir() else ""
+        if name in str(error) and not beside:
+            raise
         raise OSError(
             f"{name}: no such folder{beside}, nor to be had of the Hub. {error}"
         ) from error

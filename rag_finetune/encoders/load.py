@@ -34,8 +34,8 @@ def require_source(name_or_path: str | Path) -> None:
     """Raise where a path to a folder leads nowhere; anything else may be a Hub name.
 
     Raises:
-        FileNotFoundError: it starts like a path, or is nearly the name of a folder beside it, and
-            there is no such folder.
+        FileNotFoundError: it starts like a path, has more parts than a name of the Hub, or is
+            nearly the name of a folder beside it, and there is no such folder.
         NotADirectoryError: it is a file.
     """
     path = Path(name_or_path)
@@ -46,7 +46,7 @@ def require_source(name_or_path: str | Path) -> None:
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     meant = nearest(path.name, beside)
     hint = f" Did you mean {path.parent / meant}?" if meant else ""
-    if hint or str(name_or_path).startswith((".", "/", "~")):
+    if hint or len(path.parts) > 2 or str(name_or_path).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name_or_path}: no such folder.{hint}")
 
 

@@ -39,7 +39,11 @@ def plot_tuning(trials: Sequence[Trial], best: Trial, metric: str, path: Path) -
 
     figure = Figure(figsize=(11.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    same = [trial for trial in trials if trial.search_parameters == best.search_parameters]
+    same = [
+        trial
+        for trial in trials
+        if not trial.retrieval.by_vectors or trial.search_parameters == best.search_parameters
+    ]
     ways: dict[str, list[Trial]] = {}
     for trial in same:
         ways.setdefault(_kind(trial), []).append(trial)

@@ -258,7 +258,7 @@ def _encode(
     todo = sum(rows.stop - rows.start for rows in map(job.vectors(plan).rows_of, plan.todo))
     if todo < plan.n_passages:
         done = plan.n_passages - todo
-        _say(f"resuming: {done:,} of {plan.n_passages:,} are encoded already.", progress)
+        _say(f"resuming: {done:,} of {plan.n_passages:,} passages encoded already.", progress)
     job.encode(plan)
     job.check(plan, locate)
     return job.vectors(plan).read()

@@ -16,17 +16,22 @@ def latest_checkpoint(folder: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    steps = [
-        (int(path.parent.name.removeprefix("checkpoint-")), path.parent)
-        for path in folder.glob("checkpoint-*/trainer_state.json")
-        if path.parent.name.removeprefix("checkpoint-").isdigit()
-    ]
+    steps = _whole_checkpoints(folder)
     if not steps:
         raise FileNotFoundError(
             f"{folder}: no whole checkpoint to resume from. Start anew: remove the folder or "
             "choose another --output_dir, and leave out --resume_from_checkpoint."
         )
     return max(steps)[1]
+
+
+def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the checkpoints that were written to the end."""
+    return [
+        (int(path.parent.name.removeprefix("checkpoint-")), path.parent)
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+        if path.parent.name.removeprefix("checkpoint-").isdigit()
+    ]
 
 
 def check_resumable(folder: Path) -> None:
@@ -67,10 +72,9 @@ def check_output(args: "TrainingArguments") -> None:
         raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
     is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
     if is_first and folder.is_dir() and any(folder.iterdir()):
-        begun = any(folder.glob("checkpoint-*"))
-        remedy = (
-            f"Go on with it: --resume_from_checkpoint {LATEST}; or choose" if begun else "Choose"
-        )
+        remedy = "Choose"
+        if _whole_checkpoints(folder):
+            remedy = f"Go on with it: --resume_from_checkpoint {LATEST}; or choose"
         raise FileExistsError(
             f"{folder}: already exists and is not empty. {remedy} another --output_dir."
         )
