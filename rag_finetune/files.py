@@ -102,18 +102,20 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
         OSError: the file cannot be read.
     """
     for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
+        line = line.rstrip()
+        if not line:
             continue
         try:
-            value = json.loads(line := line.rstrip())
+            value = json.loads(line)
         except json.JSONDecodeError as error:
+            found, whole = f"a syntax error at column {error.colno}", ""
             # A text that does not end is told of where it begins.
-            short = error.pos >= len(line) or error.msg.startswith("Unterminated string")
+            if error.pos >= len(line) or error.msg.startswith("Unterminated string"):
+                found = f"that the line ends too soon, at column {len(line) + 1}"
+                whole = "whole, and "
             raise ValueError(
-                f"{path}:{number}: expected one JSON object a line, found "
-                f"{'that the line ends too soon, at' if short else 'a syntax error at'} column "
-                f"{len(line) + 1 if short else error.colno} ({error.msg}). "
-                f"Write each object {'whole, and ' if short else ''}on a line of its own."
+                f"{path}:{number}: expected one JSON object a line, found {found} ({error.msg}). "
+                f"Write each object {whole}on a line of its own."
             ) from error
         except RecursionError as error:
             raise ValueError(

@@ -181,7 +181,7 @@ def test_id_that_names_nothing_is_an_error(tmp_path, value, found):
 
 def test_missing_text_key_is_guessed(tmp_path):
     path = write(tmp_path / "p.jsonl", '{"id": 1, "txt": "a"}\n')
-    message = r':1: expected the key "text", found "id", "txt"\. Rename "txt" to "text" if'
+    message = r':1: expected the key "text", found "id", "txt"\. Rename "txt" to "text" if that '
     with pytest.raises(ValueError, match=message):
         ids(path)
 

@@ -65,10 +65,10 @@ def test_answers_are_read_however_they_are_written(row, answers):
 
 
 def test_a_near_miss_of_a_key_is_guessed_and_no_remedy_for_another_fault_given():
-    with pytest.raises(
-        ValueError,
-        match=r'f:1: expected the key "answers", .* Rename "answrs" to "answers" if that',
-    ):
+    message = (
+        r'f:1: expected the key "answers", .* Rename "answrs" to "answers" if that is meant\.$'
+    )
+    with pytest.raises(ValueError, match=message):
         read_answers({"answrs": []}, BOTH, "f:1", Reading())
 
 

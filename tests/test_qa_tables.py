@@ -197,7 +197,10 @@ def test_damaged_judgements_name_the_line(beir, row, message):
         ('{"_id": "q1"}', 'queries.jsonl:1: expected the key "text", found "_id".'),
         ('{"_id": "q1", "text": null}', 'queries.jsonl:1: "text" must be a non-empty string, f'),
         ('["q1"]', 'queries.jsonl:1: expected an object with "_id" and "text", found a list of 1'),
-        ('{"_id": ', "queries.jsonl:1: expected one JSON object a line, found that the line ends"),
+        (
+            '{"_id": ',
+            "queries.jsonl:1: expected one JSON object a line, found that the line ends too soon",
+        ),
     ],
 )
 def test_damaged_queries_name_the_line(beir, row, message):

@@ -12,6 +12,9 @@ from rag_finetune.data.json_rows import list_keys
 from rag_finetune.files import describe, nearest
 
 ANSWERLESS = "`train` needs answers; a file without them serves `evaluate --retrieval_only`."
+CONTEXT_LISTS = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
+# What has a meaning of its own is no near miss of another key.
+MEANT = frozenset(("id", "question", "question_id", *CONTEXT_LISTS))
 
 
 @dataclass
@@ -235,10 +238,6 @@ def as_id(value: Any, key: str, place: str) -> str:
         f'{place}: an id in "{key}" must be a non-empty string or a whole number, '
         f"found {describe(value)}. Write the id in quotes."
     )
-
-
-# What has a meaning of its own is no near miss of another key.
-MEANT = frozenset(("id", "question", "question_id", "negative_ctxs", "hard_negative_ctxs"))
 
 
 def require_key(key: str, row: Mapping[str, Any], place: str, remedy: str = "Add it.") -> None:

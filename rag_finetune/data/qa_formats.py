@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_finetune.data.json_rows import first_line, list_keys, parse_json, read_objects
-from rag_finetune.data.qa_fields import Example, Reading, context_id
-from rag_finetune.data.qa_rows import CONTEXT_LISTS, ROW_FORMATS, dpr_contexts, json_contexts
+from rag_finetune.data.qa_fields import CONTEXT_LISTS, Example, Reading, context_id
+from rag_finetune.data.qa_rows import ROW_FORMATS, dpr_contexts, json_contexts
 from rag_finetune.data.qa_squad import read_squad, squad_contexts
 from rag_finetune.data.qa_tables import (
     is_qrels,

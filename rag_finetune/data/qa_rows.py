@@ -7,6 +7,7 @@ from typing import Any
 
 from rag_finetune.data.json_rows import read_placed_objects
 from rag_finetune.data.qa_fields import (
+    CONTEXT_LISTS,
     Example,
     Reading,
     context_id,
@@ -21,7 +22,6 @@ from rag_finetune.data.qa_fields import (
 )
 from rag_finetune.files import describe
 
-CONTEXT_LISTS = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
 PASSAGE_ID = ("passage_id", "psg_id")
 
 # What a reader of one object takes: the object, its place, how answers are read.

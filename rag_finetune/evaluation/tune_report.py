@@ -48,19 +48,18 @@ def plot_tuning(trials: Sequence[Trial], best: Trial, metric: str, path: Path) -
     for trial in same:
         ways.setdefault(_kind(trial), []).append(trial)
     colours = {kind: f"C{number}" for number, kind in enumerate(ways)}  # in both panels
-    single = [trial for trial in same if trial.retrieval.way != "hybrid"]
     for kind, found in ways.items():
         values = [trial.metrics[metric] for trial in found]
-        if found[0] in single:
-            left.axhline(values[0], color=colours[kind], linestyle="--", label=kind)
-        else:
+        if _is_hybrid(found[0]):
             weights = [trial.retrieval.weight for trial in found]
             left.plot(weights, values, color=colours[kind], marker="o", label=kind)
+        else:
+            left.axhline(values[0], color=colours[kind], linestyle="--", label=kind)
     left.set_xlabel("share of the words in a hybrid")
     left.set_ylabel(metric)
-    for trial in [*single, *([best] if best not in single else [])]:
+    for trial in [one for one in same if one is best or not _is_hybrid(one)]:
         recalls = [trial.metrics[f"recall@{k}"] for k in KS]
-        colour, dashes = colours[_kind(trial)], "--" if trial in single else "-"
+        colour, dashes = colours[_kind(trial)], "-" if _is_hybrid(trial) else "--"
         label = trial.retrieval.describe()
         right.plot(KS, recalls, dashes, color=colour, marker="o", label=label)
     right.set_xticks(KS)
@@ -82,10 +81,14 @@ def require_plot() -> None:
         raise ValueError("Plots need matplotlib: pip install 'rag-finetune[plot]'.")
 
 
+def _is_hybrid(trial: Trial) -> bool:
+    return trial.retrieval.way == "hybrid"
+
+
 def _kind(trial: Trial) -> str:
     """What a trial has in common with those that differ from it in the share of words."""
     way = trial.retrieval
-    return f"hybrid, {way.lexical}, {way.fusion}" if way.way == "hybrid" else way.way
+    return f"hybrid, {way.lexical}, {way.fusion}" if _is_hybrid(trial) else way.way
 
 
 def _name(trial: Trial) -> str:
