@@ -56,3 +56,14 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(plot, "can_plot", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'rag-finetune\[plot\]'"):
         plot_history(HISTORY, tmp_path / "a.png")
+
+
+def test_equal_figures_are_both_seen_and_the_panels_share_their_steps(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "save_figure", lambda figure, path: drawn.append(figure))
+    history = [*HISTORY, {"step": 40, "eval_recall@5": 1.0, "eval_answer_recall@5": 1.0}]
+    assert plot_history(history, tmp_path / "both.png")
+    losses, figures = drawn[0].axes
+    assert losses.get_xlim() == figures.get_xlim()
+    styles = {line.get_label(): line.get_linestyle() for line in figures.lines}
+    assert styles["recall@5"] == "-" and styles["answer recall@5"] == "--"
