@@ -1,6 +1,7 @@
 """Train the context encoder of a tiny checkpoint; run in two processes, or killed by a test."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,8 @@ def run(checkpoint: Path, output: Path, **options: Any) -> dict[str, Any]:
     (output / f"result-{args.process_index}.json").write_text(json.dumps(result))
     trainer.end()
     return result
+
+
+if __name__ == "__main__":
+    folder, destination, settings = sys.argv[1:]
+    run(Path(folder), Path(destination), **json.loads(settings))

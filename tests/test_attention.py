@@ -1,8 +1,14 @@
 """What a decoder attends to, against Transformers' own eager attention."""
 
+import csv
+import json
+import math
+
 import pytest
 import tiny_rag
 import torch
+from conftest import ROOT
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 
 from rag_finetune.rag.attention import passage_attention, require_watchable
@@ -52,6 +58,7 @@ def test_it_equals_a_loop_over_eager_attention(generator):
                 use_cache=False,
             ).cross_attentions
             values = [values_of(generator, n, joint)[0] for n in range(len(weights))]
+        expected = []
         for k in range(K):
             total, count = 0.0, 0
             for layer, shares in enumerate(weights):
@@ -63,7 +70,40 @@ def test_it_equals_a_loop_over_eager_attention(generator):
                             value = values[layer][n].view(shares.shape[1], -1)[head]
                             total += (shares[0, head, t, n] * value.norm()).item()
                             count += 1
-            assert found[b, k].item() == pytest.approx(total / count, rel=1e-4)
+            expected.append(total / count)
+        mean = sum(expected) / K
+        assert found[b].tolist() == pytest.approx([one / mean for one in expected], rel=1e-4)
+
+
+@torch.no_grad()
+def test_where_a_generator_that_reads_looks_is_told_at_the_usual_temperature():
+    """`adist` of the starter: not all passages alike, and the gold one most often first."""
+    folder = str(ROOT / "data" / "starter" / "generator")
+    generator = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    words = AutoTokenizer.from_pretrained(folder)
+    with (ROOT / "data" / "elements" / "passages.tsv").open(encoding="utf-8") as file:
+        passages = list(csv.DictReader(file, delimiter="\t"))
+    rows = {passage["id"]: row for row, passage in enumerate(passages)}
+    asked = json.loads((ROOT / "data" / "elements" / "test.json").read_text(encoding="utf-8"))
+    first = 0
+    for question in asked[:8]:
+        gold = rows[question["positive_ids"][0]]
+        others = [row for row in range(gold + 40, gold + 440, 50) if row < len(passages)]
+        others += range(max(0, 9 - len(others)))
+        read = [passages[row] for row in [gold, *others[:9]]]
+        texts = [f"{p['title']} / {p['text']} // {question['question']}" for p in read]
+        batch = words(texts, padding=True, return_tensors="pt")
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        states = generator.get_encoder()(**inputs).last_hidden_state
+        answer = words(question["answers"][0])["input_ids"]
+        start = torch.tensor([[generator.config.decoder_start_token_id, *answer[:-1]]])
+        every = torch.ones_like(start, dtype=torch.bool)
+        attention = passage_attention(generator, states, inputs["attention_mask"], start, every)
+        shares = attention.softmax(-1)
+        entropy = -(shares * shares.log()).sum() / math.log(len(texts))
+        assert entropy < 0.9, question["question"]
+        first += int(attention.argmax() == 0)
+    assert first >= 5
 
 
 def test_a_generator_whose_attention_is_hidden_is_refused(generator):

@@ -12,13 +12,13 @@ QUESTIONS = ["what is the house of ada ?", "where lives ben ?"]
 ANSWERS = ["red", "old blue oslo"]
 
 
-def asked(rag, n_docs=3):
+def asked(rag, n_docs=3, questions=QUESTIONS, answers=ANSWERS):
     """Prompts of the questions, and labels of the answers."""
-    tokens = tokenize_questions(rag, QUESTIONS, 64)
+    tokens = tokenize_questions(rag, questions, 64)
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
-    found = retrieve(rag.model, rag.retriever, ids, mask, n_docs=n_docs, questions=QUESTIONS)
-    rows = rag.retriever.writer.answers(rag.tokenizer.generator, ANSWERS)
-    labels = torch.full((2, max(map(len, rows))), -100)
+    found = retrieve(rag.model, rag.retriever, ids, mask, n_docs=n_docs, questions=questions)
+    rows = rag.retriever.writer.answers(rag.tokenizer.generator, answers)
+    labels = torch.full((len(rows), max(map(len, rows))), -100)
     for target, row in zip(labels, rows, strict=True):
         target[: len(row)] = torch.tensor(row)
     return found.contexts, labels

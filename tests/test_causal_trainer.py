@@ -6,10 +6,12 @@ import pytest
 import tiny_causal
 import tiny_rag
 import torch
+from test_causal_model import asked, one_by_one
 from tiny_causal import finished_adapters, train_causal
 from tiny_causal import tiny_causal as make
 from tiny_training import logged, same, weights
 
+from rag_finetune.losses.retrieval import lsr_losses
 from rag_finetune.rag.checkpoint import load_rag
 from rag_finetune.training.causal_arguments import CausalTrainingArguments
 from rag_finetune.training.causal_trainer import ADAPTERS, CausalRagTrainer
@@ -39,6 +41,28 @@ def test_the_question_encoder_learns_where_it_is_asked_to_and_alone(tmp_path):
     moved = same(before["question_encoder"], weights(rag.model.question_encoder))
     still = {name for name, is_same in moved.items() if is_same}
     assert len(still) < len(moved) / 2, still
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_generator_judges_passages_and_stays(tmp_path, per_token):
+    rag = make(tmp_path)
+    before = {name: weights(getattr(rag.model, name)) for name in ("question_encoder", "generator")}
+    options = {"trainable": ["question_encoder"], "likelihood_weight": 0.0, "lm_temperature": 0.5}
+    options["lm_likelihood"] = "per_token" if per_token else "summed"
+    rows = tiny_rag.questions(4).to_list()
+    answers = [row["answers"][0] for row in rows]
+    contexts, labels = asked(rag, questions=[row["question"] for row in rows], answers=answers)
+    likelihoods = one_by_one(rag, contexts, labels).sum(-1)
+    if per_token:
+        likelihoods = likelihoods / (labels != -100).sum(-1, keepdim=True)
+    judged = lsr_losses(contexts.doc_scores, likelihoods, lm_temperature=0.5)
+    expected = judged.mean().item()
+    trainer = train_causal(tmp_path, rag, max_steps=1, retriever_loss="lsr", count=4, **options)
+    assert logged(trainer, "loss_lsr")[0] == pytest.approx(expected, rel=1e-4)
+    assert expected > 1e-4
+    assert all(same(before["generator"], weights(rag.model.generator)).values())
+    moved = same(before["question_encoder"], weights(rag.model.question_encoder))
+    assert not all(moved.values())
 
 
 def test_retrieval_is_watched_where_the_question_encoder_learns(tmp_path):

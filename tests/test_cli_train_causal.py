@@ -8,9 +8,8 @@ import tiny_rag
 import torch
 from light_imports import assert_imports_none_of
 from tiny_job import error_of, index_words, ok, write_inputs
-from worlds import run_two
+from worlds import launch
 
-from rag_finetune.__main__ import main
 from rag_finetune.rag import causal_assemble
 from rag_finetune.rag.checkpoint import load_rag
 
@@ -147,7 +146,8 @@ def test_two_processes_take_the_steps_of_one(job, tmp_path):
     common += ["--trainable", "generator", "question_encoder"]
     ok(*train_words(job, tmp_path / "one", *common, "--per_device_train_batch_size", 8))
     words = train_words(job, tmp_path / "two", *common, "--per_device_train_batch_size", 4)
-    assert "2 process(es)" in run_two(tmp_path, main, [str(word) for word in words])
+    printed = launch("-m", "rag_finetune", *map(str, words))
+    assert "2 process(es)" in printed
     vectors = [
         torch.nn.utils.parameters_to_vector(load_rag(folder).model.parameters()).detach()
         for folder in (tmp_path / "one", tmp_path / "two", job / "assembled")

@@ -8,7 +8,7 @@ import context_worker
 import numpy as np
 import pytest
 import tiny_rag
-from worlds import run_two, start
+from worlds import launch, run_two, start
 
 from rag_finetune.encoders.load import load_context_encoder
 from rag_finetune.index.build import build_index
@@ -51,7 +51,7 @@ def test_two_processes_give_the_gradients_of_one_and_share_a_refresh(checkpoint,
         checkpoint, tmp_path / "one", per_device_train_batch_size=16, **options
     )
     sizes = {"per_device_train_batch_size": 8}  # passages are compared within a micro-batch
-    run_two(tmp_path, context_worker.run, checkpoint, tmp_path / "two", **sizes, **options)
+    launch(context_worker.__file__, checkpoint, tmp_path / "two", json.dumps(options | sizes))
     both = results(tmp_path / "two")
     assert [found["world_size"] for found in both] == [2, 2]
     assert both[0]["encoder"] == both[1]["encoder"]  # no process has drifted
@@ -91,14 +91,17 @@ def killed(checkpoint: Path, output: Path, options: dict, moment: str) -> None:
 def test_a_run_killed_during_a_refresh_goes_on_without_a_mix(checkpoint, tmp_path, way):
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
     options |= {"index_refresh": way, "index_refresh_steps": 2, "max_steps": 5}
+    options |= {"wait": way == "background"}  # so that an index is there after one step
     whole = context_worker.run(checkpoint, tmp_path / "whole", **options)
     output = tmp_path / "run"
-    # The second refresh: the run has changed its index once, or is about to.
-    moment = "..step-4-*" if way == "blocking" else ".step-2-*.snapshot/context_encoder"
+    # The second refresh: the run has changed its index once.
+    moment = "..step-4-*" if way == "blocking" else ".step-4-*.snapshot/context_encoder"
     killed(checkpoint, output, options, f"index_versions/{moment}")
     last = max(
         output.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name[11:])
     )
+    logged = json.loads(last.read_text())["log_history"]
+    assert any("index_refresh_seconds" in entry for entry in logged)
     resumed = context_worker.run(checkpoint, output, **options, resume=str(last.parent))
     require_one_index(output, tmp_path)
     if way == "blocking":  # the same steps have the same index

@@ -261,6 +261,20 @@ def test_saving_again_when_all_is_finished_leaves_model_and_index_of_one_encoder
     assert trainer.retriever.index.manifest.fingerprint == trainer.context_encoder.fingerprint()
 
 
+def test_the_overlap_is_measured_as_it_trains_and_calls_for_a_refresh(tmp_path):
+    options = {"index_refresh": "blocking", "index_refresh_overlap": 0.999, "max_steps": 12}
+    trainer = train_tiny(
+        tmp_path,
+        rag=sharp_rag(tmp_path),
+        trainable=["context_encoder"],
+        learning_rate=0.1,
+        **options,
+    )
+    overlaps = logged(trainer, "index_overlap")  # of the steps 0 and 10
+    assert overlaps[0] == 1.0 and overlaps[1] < 0.999 and len(overlaps) == 2
+    assert len(logged(trainer, "index_refresh_seconds")) == 2  # for the overlap, and at the end
+
+
 def test_without_refresh_the_index_stays_and_the_encoder_is_left_beside_it(tmp_path):
     trainer = train_tiny(tmp_path, trainable=["context_encoder"], index_refresh="none")
     trainer.finish({})

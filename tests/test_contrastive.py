@@ -90,3 +90,19 @@ def test_shapes_that_do_not_belong_together_are_refused():
         contrastive_losses(SCORES, torch.tensor([1, 0]), NOTHING[:, :2])
     with pytest.raises(ValueError, match="must have one shape"):
         distillation_losses(SCORES, SCORES[:1], NOTHING)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "reverse", "distillation"])
+def test_gradients_are_those_of_finite_differences(loss):
+    draw = torch.Generator().manual_seed(3)
+    scores = torch.randn(3, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(3, 5, generator=draw, dtype=torch.float64)
+    excluded = torch.zeros(3, 5, dtype=torch.bool)
+    excluded[0, 3] = excluded[1, 4] = True
+    targets, rows = torch.tensor([0, 1, 2]), torch.arange(3)
+    of = {
+        "contrastive": lambda values: contrastive_losses(values, targets, excluded),
+        "reverse": lambda values: reverse_losses(values, targets, excluded, rows),
+        "distillation": lambda values: distillation_losses(values, teacher, ~excluded),
+    }
+    assert torch.autograd.gradcheck(of[loss], scores, atol=1e-7)

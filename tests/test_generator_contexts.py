@@ -40,7 +40,7 @@ def test_gold_passages_alone_are_read_where_nothing_is_searched():
 
 
 def test_each_passage_found_is_drawn_as_often_the_gold_one_too():
-    counts = draws(0.0, 0)
+    counts = draws(None, 0)
     assert set(counts) == {0, 5, 6}
     assert min(counts.values()) > 100
 
@@ -51,20 +51,24 @@ def test_a_mix_has_the_gold_passage_as_often_as_asked_and_else_another():
     assert counts[1] + counts[2] == pytest.approx(300, abs=30)
 
 
+def test_a_mix_without_gold_passages_reads_others_alone():
+    assert set(draws(0.0, 1)) == {7, 8}
+
+
 def test_a_mix_falls_back_to_the_gold_passage_where_nothing_else_was_found():
     assert set(draws(0.1, 2)) == {3}
 
 
 def test_no_passage_is_drawn_where_none_was_found():
-    _, passages = chosen(0.0, np.full((3, 2), -1))
+    _, passages = chosen(None, np.full((3, 2), -1))
     assert passages.choose(0) == -1
 
 
 def test_a_draw_depends_on_seed_epoch_and_item_alone():
     first, second = draws(0.5, 0), draws(0.5, 0)
     assert first == second
-    items, passages = chosen(0.0)
-    _, other = chosen(0.0, seed=2)
+    items, passages = chosen(None)
+    _, other = chosen(None, seed=2)
     items.set_epoch(3)
     once = [passages.choose(item) for item in range(3)]
     assert once == [passages.choose(item) for item in range(3)]

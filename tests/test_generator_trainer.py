@@ -58,6 +58,28 @@ def test_the_loss_is_the_generators_cross_entropy_on_the_gold_passage(tmp_path, 
     assert float(loss) == pytest.approx(total / len(batch["rows"]), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "gold", "others"),
+    [
+        ({"context": "gold"}, True, False),
+        ({"context": "retrieved"}, True, True),
+        ({"context": "mixed", "gold_probability": 1.0}, True, False),
+        ({"context": "mixed", "gold_probability": 0.0}, False, True),
+        ({"context": "mixed", "gold_probability": 0.5}, True, True),
+    ],
+)
+def test_each_way_reads_what_it_says(tmp_path, options, gold, others):
+    rag = tiny_rag.tiny_rag(tmp_path)
+    trainer = make(tmp_path, rag, n_docs=20, **options)  # so that the gold passage is found
+    items = trainer.train_dataset
+    chosen = trainer._chosen_passages(trainer.data_collator)
+    drawn = set()
+    for epoch in range(40):
+        items.set_epoch(epoch)
+        drawn |= {chosen.choose(item) == item for item in range(8)}  # fact n answers question n
+    assert drawn == {kind for kind, there in ((True, gold), (False, others)) if there}
+
+
 def test_it_learns_to_read_and_leaves_a_checkpoint_that_answers(tmp_path):
     rag = tiny_rag.tiny_rag(tmp_path, dropout=0.0)
     options = {"max_steps": 30, "per_device_train_batch_size": 20, "learning_rate": 1e-2}

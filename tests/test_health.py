@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from rag_finetune.metrics.health import collapses, retrieval_health
+from rag_finetune.metrics.health import ADVISED, collapses, retrieval_health
 
 HEALTHY = {"distinct_passages": 0.6, "top1_frequency": 0.1, "doc_entropy": 0.7}
 
@@ -77,6 +77,26 @@ def test_each_kind_of_collapse_is_named_with_what_to_try(kind, change, message, 
     assert list(found) == [kind]
     assert found[kind].startswith(message)
     assert remedy in found[kind]
+
+
+@pytest.mark.parametrize(
+    "change", [{"top1_frequency": 0.51}, {"doc_entropy": 0.009}, {"doc_entropy": 0.951}]
+)
+def test_what_is_advised_is_what_the_run_can_do(change):
+    health = HEALTHY | change
+
+    def said(learning, losses=ADVISED):
+        return "".join(collapses(health, 20, learning=learning, losses=losses).values())
+
+    assert "--learning_rate" not in said(["generator"]) and "_loss" not in said(["generator"])
+    alone = said(["context_encoder"])
+    assert "learning_rate_question_encoder" not in alone
+    assert "lower --learning_rate_context_encoder" in alone.lower() or "flat" in alone
+    both = said(["question_encoder", "generator", "context_encoder"]).lower()
+    rates = "lower --learning_rate_question_encoder and --learning_rate_context_encoder"
+    assert rates in both or "flat" in both
+    assert "contrastive" not in said(["question_encoder"], ["lsr"])
+    assert "contrastive" in said(["question_encoder"]) or "one passage" in both
 
 
 def test_variety_that_falls_in_a_run_is_named_before_it_is_gone():

@@ -176,6 +176,10 @@ def test_a_refresh_is_no_process_of_the_launcher_and_takes_the_threads_that_are_
     assert found["OMP_NUM_THREADS"] == "2"
     assert found["CUDA_VISIBLE_DEVICES"] == ""
     assert found["PATH"] == os.environ["PATH"]
+    monkeypatch.setattr(index_refresh.torch, "get_num_threads", lambda: 2)
+    assert _environment(torch.device("cpu"))["OMP_NUM_THREADS"] == "4"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two train, with two threads each
+    assert _environment(torch.device("cpu"))["OMP_NUM_THREADS"] == "2"
     monkeypatch.setattr(index_refresh.torch, "get_num_threads", lambda: 6)
     assert _environment(torch.device("cpu"))["OMP_NUM_THREADS"] == "1"
 

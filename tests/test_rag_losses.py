@@ -21,7 +21,15 @@ from tiny_training import (
 
 from rag_finetune.data.qa import FEATURES
 from rag_finetune.index.update import load_own_encoder
-from rag_finetune.losses.retrieval import lsr_losses
+from rag_finetune.losses.lists import listwise_losses
+from rag_finetune.losses.retrieval import (
+    adist_losses,
+    emdr2_losses,
+    loop_losses,
+    lsr_losses,
+    pdist_losses,
+)
+from rag_finetune.rag.attention import passage_attention
 from rag_finetune.rag.scoring import score_passages
 from rag_finetune.training.arguments import RagTrainingArguments
 from rag_finetune.training.loss_terms import LOSSES
@@ -55,39 +63,65 @@ def test_one_step_moves_the_question_encoder_and_leaves_the_generator(
     assert logged(trainer, "loss_likelihood")[0] > 1
 
 
+REVERSED = {"lsr_direction": "lm_retriever"}
+PER_TOKEN = {"lm_likelihood": "per_token"}
+TEMPERED = {"lsr": lsr_losses, "pdist": pdist_losses, "loop": loop_losses, "adist": adist_losses}
+
+
 @pytest.mark.parametrize(
-    ("model_type", "per_token"), [("rag_sequence", False), ("rag_token", True)]
+    ("name", "model_type", "per_token", "options"),
+    [
+        ("lsr", "rag_sequence", False, {}),
+        ("lsr", "rag_token", True, REVERSED),
+        ("pdist", "rag_token", True, {}),
+        ("loop", "rag_sequence", True, {}),
+        ("emdr2", "rag_token", False, {"retriever_loss": "emdr2,pdist", **PER_TOKEN}),  # summed
+        ("listwise", "rag_sequence", False, {}),
+        ("adist", "rag_sequence", False, {}),
+    ],
 )
-def test_lsr_equals_one_passage_at_a_time(tmp_path, model_type, per_token):
+def test_each_loss_equals_one_passage_at_a_time(tmp_path, name, model_type, per_token, options):
     rag = sharp_rag(tmp_path, model_type=model_type)
     model, retriever = rag.model.eval(), rag.retriever
-    options = {"retriever_temperature": 0.5, "lm_temperature": 2.0}
+    gamma, tau = {"retriever_temperature": 0.5}, {"lm_temperature": 2.0}
     expected = 0.0
     for row in tiny_rag.questions(4):
         asked = rag.tokenizer.question_encoder(row["question"], return_tensors="pt")
         answer = rag.tokenizer.generator(row["answers"][0])["input_ids"]
+        labels = torch.tensor([[2, *answer]])
         with torch.no_grad():
             hidden = model.question_encoder(**asked)[0]
             found = retriever(asked["input_ids"], hidden.numpy(), n_docs=5, return_tensors="pt")
+            contexts = found["context_input_ids"], found["context_attention_mask"]
             likelihoods = []
             for k in range(5):
-                labels = torch.tensor([[2, *answer]])
                 logits = model.rag.generator(
-                    input_ids=found["context_input_ids"][k : k + 1],
-                    attention_mask=found["context_attention_mask"][k : k + 1],
+                    input_ids=contexts[0][k : k + 1],
+                    attention_mask=contexts[1][k : k + 1],
                     decoder_input_ids=labels[:, :-1],
                     use_cache=False,
                 ).logits.double()
                 each = [logits[0, t].log_softmax(-1)[token] for t, token in enumerate(answer)]
                 likelihoods.append(sum(each).item() / (len(answer) if per_token else 1))
-            scores = score_passages(hidden, found["retrieved_doc_embeds"], found["doc_ids"])
-            expected += lsr_losses(scores, torch.tensor([likelihoods]), **options).item() / 4
-    trainer = train_tiny(
-        tmp_path, rag=rag, count=4, max_steps=1, retriever_loss="lsr", **ALONE, **options,
-        lm_likelihood="per_token" if per_token else "summed",
-    )  # fmt: skip
-    assert logged(trainer, "loss_lsr")[0] == pytest.approx(expected, rel=1e-4)
-    assert expected > 0.01
+            states = model.rag.generator.get_encoder()(*contexts).last_hidden_state
+        scores = score_passages(hidden, found["retrieved_doc_embeds"], found["doc_ids"])
+        known, every = torch.tensor([likelihoods]), torch.ones(1, len(answer), dtype=torch.bool)
+        if name == "adist":
+            decoder = model.rag.generator
+            known = passage_attention(decoder, states, contexts[1], labels[:, :-1], every)
+        if name == "listwise":
+            loss = listwise_losses(scores / 0.5, known, known < 0)
+        elif name == "emdr2":
+            loss = emdr2_losses(scores, known, **gamma)
+        else:
+            reverse = {"direction": options["lsr_direction"]} if options is REVERSED else {}
+            loss = TEMPERED[name](scores, known, **gamma, **tau, **reverse)
+        expected += loss.item() / 4
+    settings = {"retriever_loss": name, **ALONE, **gamma, **({} if name == "listwise" else tau)}
+    settings |= options | (PER_TOKEN if per_token else {})
+    trainer = train_tiny(tmp_path, rag=rag, count=4, max_steps=1, **settings)
+    assert logged(trainer, f"loss_{name}")[0] == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.001
 
 
 def test_the_loss_is_the_weighted_sum_and_each_is_logged(tmp_path):
@@ -171,7 +205,7 @@ def test_lsr_brings_the_retriever_to_prefer_what_the_generator_prefers(tmp_path)
     assert losses[-1] < 0.8 * losses[0]
 
 
-def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None, negatives="all"):
+def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None, negatives="all", gamma=1.0):
     """The contrastive loss of a batch, a question and a passage at a time.
 
     `vector_of` gives the vector of a passage; None for the index's.
@@ -194,7 +228,7 @@ def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None, negatives="all
     total = torch.tensor(0.0, dtype=torch.float64)
     for number, question in asked.items():
         scores = {
-            column: question @ vectors[column]
+            column: question @ vectors[column] / gamma
             for column in columns
             if column == golds[number] or f" {answers[number]} " not in f" {texts[column]['text']} "
         }
@@ -206,13 +240,15 @@ def contrastive_by_hand(rag, questions, n_docs=5, vector_of=None, negatives="all
 @pytest.mark.parametrize("negatives", ["all", "in_batch"])
 def test_contrastive_is_of_gold_against_what_the_batch_retrieved_or_its_gold(tmp_path, negatives):
     rag = sharp_rag(tmp_path)
-    expected = contrastive_by_hand(rag, tiny_rag.questions(4), negatives=negatives).item()
+    of = {"negatives": negatives, "gamma": 0.5}
+    expected = contrastive_by_hand(rag, tiny_rag.questions(4), **of).item()
     trainer = train_tiny(
         tmp_path,
         rag=rag,
         count=4,
         max_steps=1,
         retriever_loss="contrastive",
+        retriever_temperature=0.5,
         contrastive_negatives=negatives,
         **ALONE,
     )

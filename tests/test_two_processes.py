@@ -13,18 +13,11 @@ import torch
 import two_process_worker
 from conftest import ROOT
 from tiny_training import sharp_rag
-from worlds import LAUNCH, environment, run_two
+from worlds import LAUNCH, environment, launch
 
 from rag_finetune.rag.checkpoint import load_rag, place_index, save_rag
 
 pytestmark = pytest.mark.timeout(600)  # each launch imports torch three times
-
-
-def launch(*command: str | Path) -> str:
-    words = [*LAUNCH, *map(str, command)]
-    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +88,7 @@ def test_the_retrievers_losses_are_those_of_one_process(tmp_path, negatives):
     one, two = tmp_path / "one", tmp_path / "two"
     two_process_worker.run(tmp_path / "sharp", one, **options, per_device_train_batch_size=16)
     options["per_device_train_batch_size"] = 8
-    run_two(tmp_path, two_process_worker.run, tmp_path / "sharp", two, **options)
+    launch(two_process_worker.__file__, tmp_path / "sharp", two, json.dumps(options))
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (one, two))
     assert (first["world_size"], second["world_size"]) == (1, 2)
     assert [len(terms) for terms in second["terms"]] == [3, 3, 3]

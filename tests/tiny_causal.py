@@ -117,13 +117,13 @@ def made_causal(kind: str, reading: str, given: tuple[tuple[str, object], ...]) 
     return folder
 
 
-def train_causal(folder: Path, rag: Rag | None = None, *, eval_questions=None, **options):
+def train_causal(folder: Path, rag: Rag | None = None, *, eval_questions=None, count=16, **options):
     """Train one in folder/run; returns the trainer."""
     rag = rag or tiny_causal(folder)
     resume = options.pop("resume", None)
     defaults = SHORT | {"output_dir": str(folder / "run")}
     args = CausalTrainingArguments(**(defaults | options))
-    trainer = CausalRagTrainer(rag, args, tiny_rag.questions(16), eval_questions)
+    trainer = CausalRagTrainer(rag, args, tiny_rag.questions(count), eval_questions)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 

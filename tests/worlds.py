@@ -10,6 +10,7 @@ import faulthandler
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -17,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from conftest import ROOT
 
 LAUNCH = [
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
@@ -36,6 +39,14 @@ SERVER.set_forkserver_preload(PRELOADED)
 def environment(**more: str) -> dict[str, str]:
     """Our variables, one thread, and these."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def launch(*command: str | Path) -> str:
+    """What two launched processes print, after both have ended well."""
+    words = [*LAUNCH, *map(str, command)]
+    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 def start(

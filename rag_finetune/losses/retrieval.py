@@ -5,8 +5,9 @@ language model's, l_k = log p_LM(y|x,z_k), summed over the answer's tokens or th
 
     p_R = softmax_k( s_k / γ ),   p_LM = softmax_k( l_k / τ )
 
-Every function gives the loss of each question, 0 where no two passages can be compared. A doc_score
-of −∞ means that there is no passage. No gradient reaches the generator.
+Every function gives the loss of each question. Where no two passages can be compared the
+divergences are 0, and `emdr2_losses` is −l of the one passage, without gradient. A doc_score of −∞
+means that there is no passage. No gradient reaches the generator.
 """
 
 import torch
@@ -145,7 +146,8 @@ def adist_losses(
         doc_scores: inner products of question and passage, shape (B, K).
         attention: a, what the decoder attends to in each passage while it reads all of them at
             once: the mean of α_n·‖v_n‖ over heads, layers, the answer's tokens and the tokens n of
-            the passage, shape (B, K); see `rag_finetune.rag.attention`.
+            the passage, shape (B, K). `rag_finetune.rag.attention` gives it with the mean 1 over
+            the passages, so that τ has the same effect however much is read.
         retriever_temperature: γ, above 0.
         lm_temperature: τ, above 0.
 

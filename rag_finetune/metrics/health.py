@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -10,10 +10,8 @@ FLAT = (
     0.95  # entropy from which passages weigh nearly alike, and the question encoder learns little
 )
 FALLEN = 0.5  # share of the variety of before below which retrieval is on its way to collapse
-SLOWER = (
-    "Lower --learning_rate_question_encoder, leave question_encoder out of --trainable, or hold "
-    "questions apart with --retriever_loss contrastive."
-)
+ENCODERS = ("question_encoder", "context_encoder")
+ADVISED = ("contrastive", "lsr")  # losses that tell passages apart
 
 
 def retrieval_health(
@@ -50,7 +48,12 @@ def retrieval_health(
 
 
 def collapses(
-    health: Mapping[str, float], n_questions: int, before: Mapping[str, float] | None = None
+    health: Mapping[str, float],
+    n_questions: int,
+    before: Mapping[str, float] | None = None,
+    *,
+    learning: Collection[str] = ("question_encoder",),
+    losses: Collection[str] = ADVISED,
 ) -> dict[str, str]:
     """What is wrong with a retriever, in words, and what to try.
 
@@ -58,45 +61,66 @@ def collapses(
         health: what `retrieval_health` gave.
         n_questions: over how many questions; under 20 nothing is said about variety.
         before: what it gave earlier in the run, over as many questions; None where it is the first.
+        learning: the parts that learn in this run: what they are is what can be tried.
+        losses: those of `ADVISED` that the run could take.
 
     Returns:
         Messages by kind: "same first", "few", "fallen", "one" and "flat"; empty when nothing is
         wrong.
     """
     found = {}
+    encoders = [name for name in ENCODERS if name in learning]
+    rates = " and ".join(f"--learning_rate_{name}" for name in encoders)
+    slower = _slower(encoders, rates, losses)
     distinct, enough = health["distinct_passages"], n_questions >= 20
     if enough and health["top1_frequency"] > 0.5:
         found["same first"] = (
             f"{health['top1_frequency']:.0%} of the questions retrieve the same first passage: "
-            f"the question encoder may have collapsed. {SLOWER}"
+            f"the retriever may have collapsed. {slower}"
         )
     if enough and distinct < 0.05:
         found["few"] = (
             f"only {distinct:.1%} of the passages that could be retrieved are: "
-            f"questions hardly differ for the question encoder. {SLOWER}"
+            f"questions hardly differ for the retriever. {slower}"
         )
     elif enough and before is not None and distinct < FALLEN * before["distinct_passages"]:
         found["fallen"] = (
             f"the questions retrieve {distinct:.1%} of the passages that they could, and "
-            f"{before['distinct_passages']:.1%} earlier in this run: the question encoder tells "
-            f"them apart less and less. {SLOWER}"
+            f"{before['distinct_passages']:.1%} earlier in this run: the retriever tells them "
+            f"apart less and less. {slower}"
         )
     entropy = health.get("doc_entropy", 0.5)
     if entropy < 0.01:
+        others = f", lower {rates}, or let --retriever_loss with a --retriever_temperature above 1 "
         found["one"] = (
             "p(z|x) lies on one passage: the other passages get no gradient. The scores are too "
-            "large for this question encoder: assemble it with a smaller --scale, lower "
-            "--learning_rate_question_encoder, or let --retriever_loss with a "
-            "--retriever_temperature above 1 move the others."
+            "large for this question encoder: assemble it with a smaller --scale"
+            f"{f'{others}move the others' if encoders else ''}."
         )
     elif entropy > FLAT:
+        told = {"contrastive": "contrastive (with gold passages)", "lsr": "lsr"}
+        names = " or ".join(text for name, text in told.items() if name in losses)
+        apart = f", or add a loss that tells passages apart: --retriever_loss {names}, with a "
         found["flat"] = (
-            f"p(z|x) is nearly flat ({entropy:.3f} of at most 1): all passages weigh alike, and "
-            "the question encoder learns little. Assemble it with a larger --scale, or add a loss "
-            "that tells passages apart: --retriever_loss contrastive (with gold passages) or lsr, "
-            "with a --retriever_temperature below 1."
+            f"p(z|x) is nearly flat ({entropy:.3f} of at most 1): all passages weigh alike"
+            f"{', and the encoders learn little' if encoders else ''}. Assemble it with a larger "
+            f"--scale{f'{apart}--retriever_temperature below 1' if encoders else ''}."
         )
     return found
+
+
+def _slower(encoders: Sequence[str], rates: str, losses: Collection[str]) -> str:
+    """What to try where questions are told apart too little."""
+    if not encoders:
+        return (
+            "Neither encoder learns in this run: teach them with `rag-finetune train-retriever`, "
+            "or take one that was made for such questions."
+        )
+    apart = ", or hold questions apart with --retriever_loss contrastive"
+    return (
+        f"Lower {rates}{',' if 'contrastive' in losses else ' or'} leave "
+        f"{' and '.join(encoders)} out of --trainable{apart if 'contrastive' in losses else ''}."
+    )
 
 
 def _entropy(scores: np.ndarray) -> np.ndarray:

@@ -34,7 +34,9 @@ def passage_attention(
 
     The decoder reads the encoder's states of all K passages as one context. The weight α of each
     token is multiplied by the length of its value, and the mean taken over layers, heads, the
-    answer's tokens and the passage's.
+    answer's tokens and the passage's; then it is divided by the mean over the passages. Without
+    that it would be the smaller the more is read (about 0.01 at ten short passages), and a softmax
+    of it flat at any temperature that serves for log-likelihoods.
 
     Args:
         generator: an encoder-decoder; its dropout is switched off meanwhile.
@@ -44,7 +46,7 @@ def passage_attention(
         mask: True where a token of the answer counts, shape (B, T).
 
     Returns:
-        Shape (B, K), at least 0.
+        Shape (B, K), at least 0, mean 1.
     """
     n_docs = len(states) // len(mask)
     joint = states.reshape(len(mask), -1, states.shape[-1])  # (B, K·length, width)
@@ -54,7 +56,8 @@ def passage_attention(
     whole = torch.stack([_weights(layer, read, counted) for layer in seen]).mean(0)
     tokens = read.view(len(mask), n_docs, -1)
     summed = whole.view_as(tokens).masked_fill(~tokens, 0.0).sum(-1)
-    return summed / tokens.sum(-1).clamp(min=1)
+    attention = summed / tokens.sum(-1).clamp(min=1)
+    return attention / attention.mean(1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
 
 
 def require_watchable(generator: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rag_finetune.data.qa import TrainingQuestions
 from rag_finetune.encoders.load import load_question_encoder
+from rag_finetune.metrics.health import ADVISED
 from rag_finetune.rag.causal_assemble import check_positions
 from rag_finetune.rag.causal_checkpoint import load_generator
 from rag_finetune.rag.causal_model import IGNORED, CausalRag
@@ -19,7 +20,7 @@ from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.four_bits import compute_in, to_four_bits
 from rag_finetune.rag.generation import Retrieved
 from rag_finetune.rag.packing import require_packing
-from rag_finetune.training.causal_arguments import CausalTrainingArguments
+from rag_finetune.training.causal_arguments import NEEDS_ENCODER, CausalTrainingArguments
 from rag_finetune.training.lora import add_adapters
 from rag_finetune.training.rag_saver import ARGUMENTS
 from rag_finetune.training.rag_trainer import RagTrainer
@@ -39,6 +40,7 @@ class CausalRagTrainer(RagTrainer):
     """
 
     args: CausalTrainingArguments
+    advised_losses = tuple(name for name in ADVISED if name not in NEEDS_ENCODER)
 
     def __init__(
         self,

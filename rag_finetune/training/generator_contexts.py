@@ -96,7 +96,7 @@ class ChosenPassages:
         items: TrainingQuestions,
         golds: Sequence[Sequence[int]],
         found: np.ndarray | None,
-        gold_probability: float,
+        gold_probability: float | None,
         seed: int,
     ) -> None:
         """Keep what is drawn from.
@@ -108,8 +108,8 @@ class ChosenPassages:
             golds: rows of each question's gold passages.
             found: rows of the passages found for each, shape (N, n_docs), −1 for none; None where
                 only gold passages are read.
-            gold_probability: how often a question is read with its gold passage; 0 draws from all
-                that were found, the gold passage among them.
+            gold_probability: how often a question is read with its gold passage; None draws from
+                all that were found, the gold passage among them.
             seed: of the draw.
         """
         self._rag, self._collate, self._items = rag, collate, items
@@ -141,7 +141,7 @@ class ChosenPassages:
         if self._found is None:
             return draw.choice(golds)
         found = [int(row) for row in self._found[question] if row >= 0]
-        if self._probability > 0:  # gold passages, and what is none
+        if self._probability is not None:  # gold passages, and what is none
             others = [row for row in found if row not in golds]
             found = golds if draw.random() < self._probability or not others else others
         return draw.choice(found) if found else -1

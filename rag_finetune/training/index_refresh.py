@@ -274,9 +274,9 @@ def _environment(device: torch.device) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in OF_A_LAUNCHER and not name.startswith(OF_LAUNCHERS)
     }
-    left = (os.cpu_count() or 1) - torch.get_num_threads()
-    found["OMP_NUM_THREADS"] = str(max(1, left))
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    left = (os.cpu_count() or 1) - local_processes * torch.get_num_threads()
+    found["OMP_NUM_THREADS"] = str(max(1, left))
     if device.type == "cpu":
         found["CUDA_VISIBLE_DEVICES"] = ""
     elif device.type == "cuda":

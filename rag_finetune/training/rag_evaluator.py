@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from rag_finetune.evaluation.evaluate import RETRIEVAL_DEPTH, answer_batch
 from rag_finetune.evaluation.measure import Evaluated, measure
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.store import PassageIndex
-from rag_finetune.metrics.health import collapses
+from rag_finetune.metrics.health import ADVISED, collapses
 from rag_finetune.rag.causal_targets import CausalTargetLosses
 from rag_finetune.rag.checkpoint import Rag
 from rag_finetune.rag.generation import Retrieved, retrieve
@@ -38,6 +38,7 @@ class RagEvaluator(Seq2SeqTrainer):
     """
 
     args: RagTrainingArguments
+    advised_losses: Collection[str] = ADVISED  # those of them that it can take
     rag: Rag
     target_losses: TargetLosses | CausalTargetLosses
     _evaluated: dict[int, Evaluated]
@@ -142,7 +143,14 @@ class RagEvaluator(Seq2SeqTrainer):
         before = None
         if self.is_in_train:  # the same questions each time
             before = self._first_health.setdefault(metric_key_prefix, metrics)
-        for message in collapses(metrics, len(rows), before).values():
+        found = collapses(
+            metrics,
+            len(rows),
+            before,
+            learning=self.args.trainable,
+            losses=self.advised_losses,
+        )
+        for message in found.values():
             warnings.warn(message, stacklevel=2)
         predictions = padded_array([row.token_ids for row in rows], self._pad_token_id)
         labels = padded_array([row.label_ids for row in rows], self._pad_token_id)
