@@ -1,8 +1,5 @@
 """Every block of the README, run in order in a copy of the checkout."""
 
-import contextlib
-import importlib
-import io
 import json
 import os
 import re
@@ -13,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from rag_finetune.__main__ import COMMANDS
 from rag_finetune.data.formats import FORMATS
 from rag_finetune.data.passages import load_passages
 from rag_finetune.data.qa import load_questions
@@ -168,29 +164,3 @@ def test_the_examples_of_passages_are_read(tmp_path, name):
     (tmp_path / "p.jsonl").write_text(table_after("passages")[name].strip("`"))
     [row] = load_passages(tmp_path / "p.jsonl", passages_format=name)
     assert row["text"] == "Ada Quill built it." and row["title"] == "Harbour"
-
-
-def commands_of_the_choice() -> list[list[str]]:
-    """The commands of "Which training do I need?", as words."""
-    text = (ROOT / "README.md").read_text().partition("### Which training do I need?")[2]
-    rows = re.findall(r"`rag-finetune ([^`]+)`", text.partition("\n### ")[0])
-    return [row.split() for row in rows]
-
-
-@pytest.mark.parametrize("words", commands_of_the_choice(), ids=lambda words: "-".join(words[:4]))
-def test_every_training_that_is_advised_has_its_flags_and_files(words):
-    """The flags are read, and each folder or file that is named ships or comes of the first run."""
-    module = importlib.import_module(f"rag_finetune.cli.{words[0].replace('-', '_')}")
-    flags = {word for word in words if word.startswith("--")}
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        module.main(["--help"])
-    assert flags <= set(re.findall(r"--\w+", shown.getvalue()))
-    for word in words:
-        if word.startswith("data/"):
-            assert (ROOT / word).exists(), word
-
-
-def test_every_training_command_is_advised_to_somebody():
-    advised = {words[0] for words in commands_of_the_choice()}
-    assert {name for name in COMMANDS if name.startswith("train")} <= advised

@@ -1,0 +1,63 @@
+"""Each command of "Which training do I need?" runs, on few questions and for one step."""
+
+import json
+import re
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from rag_finetune.__main__ import COMMANDS, main
+
+STARTER = "data/starter"
+ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "4"]
+NEVER = ["--eval_strategy", "no", "--save_strategy", "no"]
+SHORTENED = {
+    "train": ONE_STEP,
+    "train-generator": ONE_STEP,
+    "train-retriever": ONE_STEP,
+    "train-reranker": ONE_STEP,
+    "train-causal": [*ONE_STEP, *NEVER],
+}
+
+
+def advised() -> list[list[str]]:
+    """The commands of the table, as words."""
+    text = (ROOT / "README.md").read_text().partition("### Which training do I need?")[2]
+    rows = re.findall(r"`rag-finetune ([^`]+)`", text.partition("\n### ")[0])
+    return [row.split() for row in rows]
+
+
+@pytest.fixture
+def first_run(tmp_path, monkeypatch):
+    """A folder with what `run_rag_sequence.sh` leaves, untrained, and with fewer questions."""
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    for name, step in (("train", 40), ("validation", 20)):
+        path = tmp_path / "data" / "elements" / f"{name}.json"
+        rows = json.loads(path.read_text(encoding="utf-8"))[::step]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    index = ["--passages", "data/elements/passages.tsv", "--output_dir", "runs/rag_sequence/index"]
+    assert main(["index", *index, "--context_encoder", f"{STARTER}/context_encoder"]) == 0
+    parts = ["--question_encoder", f"{STARTER}/question_encoder"]
+    parts += ["--generator", f"{STARTER}/generator", "--index", "runs/rag_sequence/index"]
+    for name in ("assembled", "model"):
+        output = ["--output_dir", f"runs/rag_sequence/{name}"]
+        assert main(["assemble", "--model_type", "rag_sequence", *parts, *output]) == 0
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_training_that_is_advised_runs(first_run, capsys):
+    for words in advised():
+        code = main([*words, *SHORTENED.get(words[0], [])])
+        assert code == 0, (words, capsys.readouterr().err[-2000:])
+        if "--output_dir" in words:
+            assert any((first_run / words[words.index("--output_dir") + 1]).iterdir()), words
+
+
+def test_every_training_command_is_advised_to_somebody():
+    names = {words[0] for words in advised()}
+    assert {name for name in COMMANDS if name.startswith("train")} <= names
