@@ -43,7 +43,9 @@ def values_of(generator, layer, states):
 
 def test_it_equals_a_loop_over_eager_attention(generator):
     states, mask, ids, counted = batch(generator)
-    found = passage_attention(generator, states, mask, ids, counted)
+    live = torch.tensor([[True, True, True], [True, False, True]])
+    found = passage_attention(generator, states, mask, ids, counted, live)
+    mask.view(B, K, LENGTH)[1, 1] = 0
     assert generator.training and generator.get_decoder().config._attn_implementation != "eager"
     generator.eval().set_attn_implementation("eager")
     for b in range(B):
@@ -70,8 +72,8 @@ def test_it_equals_a_loop_over_eager_attention(generator):
                             value = values[layer][n].view(shares.shape[1], -1)[head]
                             total += (shares[0, head, t, n] * value.norm()).item()
                             count += 1
-            expected.append(total / count)
-        mean = sum(expected) / K
+            expected.append(total / max(count, 1))
+        mean = sum(expected) / int(live[b].sum())
         assert found[b].tolist() == pytest.approx([one / mean for one in expected], rel=1e-4)
 
 
@@ -86,11 +88,10 @@ def test_where_a_generator_that_reads_looks_is_told_at_the_usual_temperature():
     rows = {passage["id"]: row for row, passage in enumerate(passages)}
     asked = json.loads((ROOT / "data" / "elements" / "test.json").read_text(encoding="utf-8"))
     first = 0
-    for question in asked[:8]:
+    for question in asked[:: len(asked) // 8][:8]:
         gold = rows[question["positive_ids"][0]]
-        others = [row for row in range(gold + 40, gold + 440, 50) if row < len(passages)]
-        others += range(max(0, 9 - len(others)))
-        read = [passages[row] for row in [gold, *others[:9]]]
+        places = [gold, *((gold + 20 + 40 * number) % len(passages) for number in range(9))]
+        read = [passages[row] for row in places]
         texts = [f"{p['title']} / {p['text']} // {question['question']}" for p in read]
         batch = words(texts, padding=True, return_tensors="pt")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -98,12 +99,13 @@ def test_where_a_generator_that_reads_looks_is_told_at_the_usual_temperature():
         answer = words(question["answers"][0])["input_ids"]
         start = torch.tensor([[generator.config.decoder_start_token_id, *answer[:-1]]])
         every = torch.ones_like(start, dtype=torch.bool)
-        attention = passage_attention(generator, states, inputs["attention_mask"], start, every)
+        given = generator, states, inputs["attention_mask"], start, every
+        attention = passage_attention(*given, torch.ones(1, 10, dtype=torch.bool))
         shares = attention.softmax(-1)
         entropy = -(shares * shares.log()).sum() / math.log(len(texts))
-        assert entropy < 0.9, question["question"]
+        assert entropy < 0.6, question["question"]
         first += int(attention.argmax() == 0)
-    assert first >= 5
+    assert first >= 7
 
 
 def test_a_generator_whose_attention_is_hidden_is_refused(generator):

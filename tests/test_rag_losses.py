@@ -108,13 +108,14 @@ def test_each_loss_equals_one_passage_at_a_time(tmp_path, name, model_type, per_
         known, every = torch.tensor([likelihoods]), torch.ones(1, len(answer), dtype=torch.bool)
         if name == "adist":
             decoder = model.rag.generator
-            known = passage_attention(decoder, states, contexts[1], labels[:, :-1], every)
+            live = torch.ones(1, 5, dtype=torch.bool)
+            known = passage_attention(decoder, states, contexts[1], labels[:, :-1], every, live)
         if name == "listwise":
-            loss = listwise_losses(scores / 0.5, known, known < 0)
+            loss = listwise_losses(scores / 0.5, known, torch.ones_like(known, dtype=torch.bool))
         elif name == "emdr2":
             loss = emdr2_losses(scores, known, **gamma)
         else:
-            reverse = {"direction": options["lsr_direction"]} if options is REVERSED else {}
+            reverse = {"direction": options["lsr_direction"]} if "lsr_direction" in options else {}
             loss = TEMPERED[name](scores, known, **gamma, **tau, **reverse)
         expected += loss.item() / 4
     settings = {"retriever_loss": name, **ALONE, **gamma, **({} if name == "listwise" else tau)}

@@ -158,7 +158,8 @@ def adist_losses(
         ValueError: the shapes differ, or a temperature is not above 0.
 
     Source:
-        Izacard et al. 2022 (Atlas), arXiv:2208.03299, section 2.2, ADist.
+        Izacard et al. 2022 (Atlas), arXiv:2208.03299, section 2.2, ADist; there a is not divided by
+        its mean, and τ is about 0.01.
     """
     return _divergence(doc_scores, attention, retriever_temperature, lm_temperature, "lm_retriever")
 

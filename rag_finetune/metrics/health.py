@@ -52,7 +52,7 @@ def collapses(
     n_questions: int,
     before: Mapping[str, float] | None = None,
     *,
-    learning: Collection[str] = ("question_encoder",),
+    learning: Collection[str] = ("question_encoder", "generator"),
     losses: Collection[str] = ADVISED,
 ) -> dict[str, str]:
     """What is wrong with a retriever, in words, and what to try.
@@ -61,7 +61,7 @@ def collapses(
         health: what `retrieval_health` gave.
         n_questions: over how many questions; under 20 nothing is said about variety.
         before: what it gave earlier in the run, over as many questions; None where it is the first.
-        learning: the parts that learn in this run: what they are is what can be tried.
+        learning: the parts of the model that learn in this run.
         losses: those of `ADVISED` that the run could take.
 
     Returns:
@@ -70,8 +70,7 @@ def collapses(
     """
     found = {}
     encoders = [name for name in ENCODERS if name in learning]
-    rates = " and ".join(f"--learning_rate_{name}" for name in encoders)
-    slower = _slower(encoders, rates, losses)
+    slower = _slower(encoders, learning, losses)
     distinct, enough = health["distinct_passages"], n_questions >= 20
     if enough and health["top1_frequency"] > 0.5:
         found["same first"] = (
@@ -91,36 +90,54 @@ def collapses(
         )
     entropy = health.get("doc_entropy", 0.5)
     if entropy < 0.01:
-        others = f", lower {rates}, or let --retriever_loss with a --retriever_temperature above 1 "
+        remedies = ["assemble the model with a smaller --scale"]
+        if encoders:
+            remedies.append(f"lower {_rates(encoders)}")
+            remedies.append(
+                "let --retriever_loss with a --retriever_temperature above 1 move the others"
+            )
         found["one"] = (
             "p(z|x) lies on one passage: the other passages get no gradient. The scores are too "
-            "large for this question encoder: assemble it with a smaller --scale"
-            f"{f'{others}move the others' if encoders else ''}."
+            f"large for this question encoder. {_one_of(remedies)}"
         )
     elif entropy > FLAT:
-        told = {"contrastive": "contrastive (with gold passages)", "lsr": "lsr"}
-        names = " or ".join(text for name, text in told.items() if name in losses)
-        apart = f", or add a loss that tells passages apart: --retriever_loss {names}, with a "
+        remedies, names = ["assemble the model with a larger --scale"], " or ".join(losses)
+        if encoders and losses:
+            remedies.append(
+                f"add a loss that tells passages apart: --retriever_loss {names}, with a "
+                "--retriever_temperature below 1"
+            )
         found["flat"] = (
             f"p(z|x) is nearly flat ({entropy:.3f} of at most 1): all passages weigh alike"
-            f"{', and the encoders learn little' if encoders else ''}. Assemble it with a larger "
-            f"--scale{f'{apart}--retriever_temperature below 1' if encoders else ''}."
+            f"{', and the encoders learn little' if encoders else ''}. {_one_of(remedies)}"
         )
     return found
 
 
-def _slower(encoders: Sequence[str], rates: str, losses: Collection[str]) -> str:
+def _slower(encoders: Sequence[str], learning: Collection[str], losses: Collection[str]) -> str:
     """What to try where questions are told apart too little."""
     if not encoders:
         return (
             "Neither encoder learns in this run: teach them with `rag-finetune train-retriever`, "
             "or take one that was made for such questions."
         )
-    apart = ", or hold questions apart with --retriever_loss contrastive"
-    return (
-        f"Lower {rates}{',' if 'contrastive' in losses else ' or'} leave "
-        f"{' and '.join(encoders)} out of --trainable{apart if 'contrastive' in losses else ''}."
-    )
+    remedies = [f"lower {_rates(encoders)}"]
+    if len(encoders) < len(learning):
+        remedies.append(f"leave {' and '.join(encoders)} out of --trainable")
+    if "contrastive" in losses:
+        remedies.append("hold questions apart with --retriever_loss contrastive (gold passages)")
+    return _one_of(remedies)
+
+
+def _rates(encoders: Sequence[str]) -> str:
+    """The flags of their learning rates."""
+    return " and ".join(f"--learning_rate_{name}" for name in encoders)
+
+
+def _one_of(remedies: Sequence[str]) -> str:
+    """A sentence that offers them."""
+    text = ", ".join(remedies[:-1]) + (" or " if remedies[1:] else "") + remedies[-1]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _entropy(scores: np.ndarray) -> np.ndarray:

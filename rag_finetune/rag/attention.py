@@ -28,15 +28,20 @@ _WATCHED = ContextVar("watched", default=None)
 
 
 def passage_attention(
-    generator: Any, states: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, mask: Tensor
+    generator: Any,
+    states: Tensor,
+    attention_mask: Tensor,
+    decoder_input_ids: Tensor,
+    mask: Tensor,
+    live: Tensor,
 ) -> Tensor:
     """How much of a question's attention each of its passages gets.
 
-    The decoder reads the encoder's states of all K passages as one context. The weight α of each
+    The decoder reads the encoder's states of all passages as one context. The weight α of each
     token is multiplied by the length of its value, and the mean taken over layers, heads, the
     answer's tokens and the passage's; then it is divided by the mean over the passages. Without
-    that it would be the smaller the more is read (about 0.01 at ten short passages), and a softmax
-    of it flat at any temperature that serves for log-likelihoods.
+    that, as in the paper, it is the smaller the more is read (about 0.003 at ten short passages),
+    and a softmax of it flat at any temperature that serves for log-likelihoods.
 
     Args:
         generator: an encoder-decoder; its dropout is switched off meanwhile.
@@ -44,20 +49,22 @@ def passage_attention(
         attention_mask: of the contexts, shape (B·K, length).
         decoder_input_ids: shape (B, T).
         mask: True where a token of the answer counts, shape (B, T).
+        live: False where there is no passage, which then is not read, shape (B, K).
 
     Returns:
-        Shape (B, K), at least 0, mean 1.
+        Shape (B, K), at least 0, with the mean 1 over the passages that there are; 0 elsewhere.
     """
-    n_docs = len(states) // len(mask)
     joint = states.reshape(len(mask), -1, states.shape[-1])  # (B, K·length, width)
-    read = attention_mask.reshape(len(mask), -1).bool()  # (B, K·length)
+    live = live | ~live.any(1, keepdim=True)  # something must be read; its loss is 0
+    tokens = attention_mask.view(*live.shape, -1).bool() & live.unsqueeze(-1)  # (B, K, length)
+    read = tokens.flatten(1)  # (B, K·length)
     seen = _watched_pass(generator, joint, read, decoder_input_ids)
     counted = mask.to(joint.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)  # (B, T)
     whole = torch.stack([_weights(layer, read, counted) for layer in seen]).mean(0)
-    tokens = read.view(len(mask), n_docs, -1)
     summed = whole.view_as(tokens).masked_fill(~tokens, 0.0).sum(-1)
     attention = summed / tokens.sum(-1).clamp(min=1)
-    return attention / attention.mean(1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+    mean = attention.sum(1, keepdim=True) / live.sum(1, keepdim=True)
+    return attention / mean.clamp(min=torch.finfo(attention.dtype).tiny)
 
 
 def require_watchable(generator: Any) -> None:

@@ -87,7 +87,7 @@ class GeneratorTrainer(RagTrainer):
         if args.context != "gold":
             asked = items.questions["question"][:]
             found = found_rows(self.rag, asked, self.retriever.n_docs, args.max_question_length)
-        probability = {"gold": 1.0, "mixed": args.gold_probability}.get(args.context)
+        probability = args.gold_probability if args.context == "mixed" else None
         return ChosenPassages(self.rag, collate, items, self._golds, found, probability, args.seed)
 
     def _contexts_of(self, inputs: dict[str, Any]) -> Contexts:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from torch import Tensor
 
-from rag_finetune.metrics.health import ADVISED, ENCODERS, collapses, retrieval_health
+from rag_finetune.metrics.health import ADVISED, collapses, retrieval_health
 
 FEWEST = 20  # questions from which variety says something
 MOST = 1000  # batches that are kept where nobody asks
@@ -22,7 +22,7 @@ class HealthWatch:
     def __init__(
         self,
         n_passages: int,
-        learning: Collection[str] = ENCODERS,
+        learning: Collection[str] = ("question_encoder", "generator"),
         losses: Collection[str] = ADVISED,
     ) -> None:
         """Nothing is known yet.

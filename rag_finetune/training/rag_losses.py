@@ -156,7 +156,8 @@ class RetrieverLosses:
         if name == "contrastive":
             return self._contrastive(outputs, rows)
         if name == "adist":
-            return adist_losses(doc_scores, self._attention(outputs, labels, mask), **both)
+            live = doc_scores > -torch.inf
+            return adist_losses(doc_scores, self._attention(outputs, labels, mask, live), **both)
         if name == "emdr2":
             summed = answer_log_likelihoods(tokens, mask, per_token=False)
             return emdr2_losses(doc_scores, summed, **gamma)
@@ -209,7 +210,7 @@ class RetrieverLosses:
         places = places[columns >= 0]
         return columns[columns >= 0], vectors[torch.from_numpy(places).to(vectors.device)]
 
-    def _attention(self, outputs: Any, labels: Tensor, mask: Tensor) -> Tensor:
+    def _attention(self, outputs: Any, labels: Tensor, mask: Tensor, live: Tensor) -> Tensor:
         """What the decoder attends to in each passage, shape (B, K)."""
         with torch.no_grad():
             return passage_attention(
@@ -218,6 +219,7 @@ class RetrieverLosses:
                 outputs.context_attention_mask,
                 labels[:, :-1],
                 mask,
+                live,
             )
 
     def _note(self, losses: dict[str, Tensor]) -> None:
