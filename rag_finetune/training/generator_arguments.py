@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 from rag_finetune.training.arguments import RagTrainingArguments
-from rag_finetune.training.generator_options import CONTEXTS, NOT_HERE, GeneratorOptions
+from rag_finetune.training.generator_options import (
+    CONTEXTS,
+    GOLD_PROBABILITY,
+    NOT_HERE,
+    GeneratorOptions,
+)
 from rag_finetune.training.launch import refuse
 
 
@@ -31,6 +36,11 @@ class GeneratorTrainingArguments(GeneratorOptions, RagTrainingArguments):
         if not 0.0 <= self.gold_probability <= 1.0:
             raise ValueError(
                 f"gold_probability must be from 0 to 1, found {self.gold_probability}."
+            )
+        if self.context != "mixed" and self.gold_probability != GOLD_PROBABILITY:
+            raise ValueError(
+                f"gold_probability does nothing with --context {self.context}: say --context "
+                "mixed, or leave it out."
             )
         if self.context != "gold" and self.dataloader_persistent_workers:
             raise ValueError(

@@ -6,6 +6,7 @@ from rag_finetune.training.loss_terms import BESIDE
 from rag_finetune.training.options import OF_CONTEXT_ENCODER, RagOptions
 
 CONTEXTS = ("gold", "retrieved", "mixed")
+GOLD_PROBABILITY = 0.8  # of "mixed", where none is given
 
 # Options of RAG training that cannot work here. Each is refused by name, with a reason.
 NOT_HERE: dict[str, str] = {
@@ -14,7 +15,8 @@ NOT_HERE: dict[str, str] = {
     "passage_loss_weight": "a question is trained on with one passage, there are none to weigh",
     "doubt_weight": "a question is trained on with one passage, there are none to doubt",
 } | dict.fromkeys(OF_CONTEXT_ENCODER, "the context encoder stays as it is")
-NOT_HERE |= dict.fromkeys(("retriever_loss", *BESIDE), "the question encoder stays as it is")
+OF_RETRIEVER = "the question encoder stays as it is; `rag-finetune train` teaches it"
+NOT_HERE |= dict.fromkeys(("retriever_loss", *BESIDE), OF_RETRIEVER)
 
 
 @dataclass
@@ -34,5 +36,6 @@ class GeneratorOptions(RagOptions):
         },
     )
     gold_probability: float = field(
-        default=0.8, metadata={"help": "with --context mixed: how often it is the gold passage"}
+        default=GOLD_PROBABILITY,
+        metadata={"help": "with --context mixed: how often it is the gold passage"},
     )

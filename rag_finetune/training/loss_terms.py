@@ -100,7 +100,10 @@ def _check_without_likelihood(args: Any) -> None:
         )
     for name in OF_THE_LIKELIHOOD:
         if getattr(args, name):
-            raise ValueError(f"{name} is a part of the likelihood, whose likelihood_weight is 0.")
+            raise ValueError(
+                f"{name} is a part of the likelihood, whose likelihood_weight is 0. Say --{name} 0 "
+                "(it may stand in the --config), or give the likelihood a weight."
+            )
 
 
 def _weight(number: str, name: str, text: str) -> float:

@@ -34,6 +34,14 @@ def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     ]
 
 
+def _left_aside(args: "TrainingArguments") -> str:
+    """Later checkpoints that were not written to their end, for a sentence; "" for none."""
+    whole = [path for _, path in _whole_checkpoints(Path(str(args.output_dir)))]
+    begun = Path(str(args.output_dir)).glob("checkpoint-*/")
+    torn = sorted(path.name for path in begun if path not in whole)
+    return f" ({', '.join(torn)}: not written to the end, left aside)" if torn else ""
+
+
 def check_resumable(folder: Path) -> None:
     """Look whether training can go on from a folder as if it had never stopped.
 
@@ -67,6 +75,7 @@ def check_output(args: "TrainingArguments") -> None:
         check_resumable(Path(args.resume_from_checkpoint))
         if os.environ.get("RANK", "0") == "0":
             (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
+            print(f"Going on from {args.resume_from_checkpoint}{_left_aside(args)}.")
         return
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
