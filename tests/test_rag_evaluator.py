@@ -164,7 +164,7 @@ def test_a_collapse_is_warned_about(tmp_path):
         warnings.simplefilter("always")
         metrics = trainer.evaluate()
     assert metrics["eval_top1_frequency"] == 1.0
-    assert any("the question encoder may have collapsed" in str(w.message) for w in caught)
+    assert any("the retriever may have collapsed" in str(w.message) for w in caught)
 
 
 def test_variety_that_falls_from_evaluation_to_evaluation_is_warned_about(tmp_path):
