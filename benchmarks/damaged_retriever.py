@@ -41,10 +41,11 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 SETTINGS = ("steps", "batch_size", "n_docs", "learning_rate")
 FIGURES = ("recall@1", "recall@5", "recall@10", "mrr@10", "distinct_passages", "doc_entropy")
 TRAINING = """
---trainable question_encoder --retriever_loss lsr --lsr_direction lm_retriever --likelihood_weight 0
+--trainable question_encoder --likelihood_weight 0
 --warmup_steps 20 --max_target_length 48 --logging_steps 20 --eval_strategy no --save_strategy no
 --probe false --disable_tqdm true --report_to none
 """
+LOSS = ("--retriever_loss", "lsr", "--lsr_direction", "lm_retriever")  # unless another is named
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -110,7 +111,9 @@ def train(args: Any, training: list[str], index: PassageIndex, test: Any) -> dic
         *("--model_name_or_path", output / "assembled", "--output_dir", output / "model"),
         *("--train_file", Path(args.data) / "train.json", "--max_steps", args.steps),
         *("--per_device_train_batch_size", args.batch_size, "--n_docs", args.n_docs),
-        *("--learning_rate", args.learning_rate, *TRAINING.split(), *training),
+        *("--learning_rate", args.learning_rate, *TRAINING.split()),
+        *([] if "--retriever_loss" in training else LOSS),
+        *training,
     )
     found = json.loads((output / "model" / "train_results.json").read_text(encoding="utf-8"))
     report: dict[str, Any] = {

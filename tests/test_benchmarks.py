@@ -159,8 +159,10 @@ def test_the_table_of_memory_has_a_cell_for_every_size(run):
     assert all(cell["gb"] > 0 for cell in found["cells"])
 
 
-def test_a_retriever_is_damaged_trained_and_measured(run, tmp_path):
+@pytest.mark.parametrize("loss", [[], ["--retriever_loss", "emdr2"]])
+def test_a_retriever_is_damaged_trained_and_measured(run, tmp_path, loss):
     words = ["--output_dir", str(tmp_path / "run"), "--", "--max_steps", "2", "--n_docs", "5"]
+    words += loss
     found = run("damaged_retriever", [*words, "--warmup_steps", "0"])
     assert found["damaged"]["recall@5"] < 0.6 < found["sound"]["recall@5"]
     assert found["trained"] != found["damaged"] and found["generator_untouched"]
