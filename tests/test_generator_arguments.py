@@ -16,7 +16,11 @@ def arguments(tmp_path, **options):
     [
         ({"trainable": ["question_encoder"]}, "--trainable cannot be used: the generator alone"),
         ({"learning_rate_question_encoder": 1e-4}, "the question encoder stays as it is"),
-        ({"retriever_loss": "lsr"}, "stays as it is; `rag-finetune train` teaches it"),
+        (
+            {"retriever_loss": "lsr"},
+            "--retriever_loss lsr cannot be used: the question encoder stays as it is; "
+            "`rag-finetune train` teaches it",
+        ),
         ({"likelihood_weight": 0.5}, "--likelihood_weight 0.5 cannot be used"),
         ({"passage_loss_weight": 0.3}, "--passage_loss_weight 0.3 cannot be used: a question is"),
         ({"doubt_weight": 1.0}, "--doubt_weight 1.0 cannot be used: a question is trained on"),

@@ -107,7 +107,8 @@ def test_what_goes_together_is_taken(changed):
                 "trainable": ["question_encoder"],
                 "passage_loss_weight": 0.3,
             },
-            "whose likelihood_weight is 0. Say --passage_loss_weight 0 (it may stand in the",
+            "passage_loss_weight is a part of the likelihood, whose likelihood_weight is 0. Say "
+            "--passage_loss_weight 0 (it may stand in the --config), or give the likelihood a",
         ),
     ],
 )

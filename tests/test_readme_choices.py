@@ -1,5 +1,8 @@
 """Each command of "Which training do I need?" runs, on few questions and for one step."""
 
+import contextlib
+import importlib
+import io
 import json
 import re
 import shutil
@@ -20,6 +23,20 @@ def advised() -> list[list[str]]:
     text = (ROOT / "README.md").read_text().partition("### Which training do I need?")[2]
     rows = re.findall(r"`rag-finetune ([^`]+)`", text.partition("\n### ")[0])
     return [row.split() for row in rows]
+
+
+@pytest.mark.parametrize("words", advised(), ids=lambda words: "-".join(words[:4]))
+def test_every_training_that_is_advised_has_its_flags_and_files(words):
+    """The flags are read, and each folder or file that is named ships or comes of the first run."""
+    module = importlib.import_module(f"rag_finetune.cli.{words[0].replace('-', '_')}")
+    flags = {word for word in words if word.startswith("--")}
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        module.main(["--help"])
+    assert flags <= set(re.findall(r"--\w+", shown.getvalue()))
+    for word in words:
+        if word.startswith("data/"):
+            assert (ROOT / word).exists(), word
 
 
 @pytest.fixture

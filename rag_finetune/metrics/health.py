@@ -11,7 +11,8 @@ FLAT = (
 )
 FALLEN = 0.5  # share of the variety of before below which retrieval is on its way to collapse
 ENCODERS = ("question_encoder", "context_encoder")
-ADVISED = ("contrastive", "lsr")  # losses that tell passages apart
+# Losses that tell passages apart, and what they are called where they are advised.
+ADVISED = {"contrastive": "contrastive (with gold passages)", "lsr": "lsr"}
 
 
 def retrieval_health(
@@ -101,7 +102,8 @@ def collapses(
             f"large for this question encoder. {_one_of(remedies)}"
         )
     elif entropy > FLAT:
-        remedies, names = ["assemble the model with a larger --scale"], " or ".join(losses)
+        remedies = ["assemble the model with a larger --scale"]
+        names = " or ".join(ADVISED[name] for name in losses)
         if encoders and losses:
             remedies.append(
                 f"add a loss that tells passages apart: --retriever_loss {names}, with a "
@@ -125,7 +127,8 @@ def _slower(encoders: Sequence[str], learning: Collection[str], losses: Collecti
     if len(encoders) < len(learning):
         remedies.append(f"leave {' and '.join(encoders)} out of --trainable")
     if "contrastive" in losses:
-        remedies.append("hold questions apart with --retriever_loss contrastive (gold passages)")
+        named = ADVISED["contrastive"]
+        remedies.append(f"hold questions apart with --retriever_loss {named}")
     return _one_of(remedies)
 
 

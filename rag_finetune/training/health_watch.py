@@ -2,12 +2,12 @@
 
 import warnings
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
 
-from rag_finetune.metrics.health import ADVISED, collapses, retrieval_health
+from rag_finetune.metrics.health import collapses, retrieval_health
 
 FEWEST = 20  # questions from which variety says something
 MOST = 1000  # batches that are kept where nobody asks
@@ -19,20 +19,14 @@ class HealthWatch:
     So a run without validation says so too, and one with it says so before the next evaluation.
     """
 
-    def __init__(
-        self,
-        n_passages: int,
-        learning: Collection[str] = ("question_encoder", "generator"),
-        losses: Collection[str] = ADVISED,
-    ) -> None:
+    def __init__(self, n_passages: int, judge: Callable[..., dict[str, str]] = collapses) -> None:
         """Nothing is known yet.
 
         Args:
             n_passages: size of the index.
-            learning: the parts that learn.
-            losses: what the run may be advised to take; see `collapses`.
+            judge: `collapses`, with what it is to know of the run.
         """
-        self.n_passages, self._learning, self._losses = n_passages, learning, losses
+        self.n_passages, self._judge = n_passages, judge
         self._batches: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=MOST)
         self._first: tuple[int, dict[str, float]] | None = None
         self._told: set[str] = set()
@@ -65,10 +59,7 @@ class HealthWatch:
         self._first = self._first or (count, health)
         # Of more questions a smaller share is distinct: only as many are held against each other.
         before = self._first[1] if self._first[0] == count else None
-        found: dict[str, str] = {}
-        if warn:
-            learning, losses = self._learning, self._losses
-            found = collapses(health, count, before, learning=learning, losses=losses)
+        found = self._judge(health, count, before) if warn else {}
         for kind in found.keys() - self._told:
             warnings.warn(f"In training, {found[kind]}", stacklevel=2)
         self._told |= found.keys()

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -143,14 +143,7 @@ class RagEvaluator(Seq2SeqTrainer):
         before = None
         if self.is_in_train:  # the same questions each time
             before = self._first_health.setdefault(metric_key_prefix, metrics)
-        found = collapses(
-            metrics,
-            len(rows),
-            before,
-            learning=self.args.trainable,
-            losses=self.advised_losses,
-        )
-        for message in found.values():
+        for message in self._collapses(metrics, len(rows), before).values():
             warnings.warn(message, stacklevel=2)
         predictions = padded_array([row.token_ids for row in rows], self._pad_token_id)
         labels = padded_array([row.label_ids for row in rows], self._pad_token_id)
@@ -158,6 +151,13 @@ class RagEvaluator(Seq2SeqTrainer):
             metrics |= self.compute_metrics(EvalPrediction(predictions, labels))
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions, labels, {**(output.metrics or {}), **named}, len(rows))
+
+    @property
+    def _collapses(self) -> Callable[..., dict[str, str]]:
+        """`collapses`, with the parts that learn in this run and the losses that it can take."""
+        return functools.partial(
+            collapses, learning=self.args.trainable, losses=self.advised_losses
+        )
 
     @property
     def _pad_token_id(self) -> int:

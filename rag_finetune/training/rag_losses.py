@@ -153,10 +153,10 @@ class RetrieverLosses:
         args = self.args
         gamma = {"retriever_temperature": args.retriever_temperature}
         both = {**gamma, "lm_temperature": args.lm_temperature}
+        live = doc_scores > -torch.inf
         if name == "contrastive":
             return self._contrastive(outputs, rows)
         if name == "adist":
-            live = doc_scores > -torch.inf
             return adist_losses(doc_scores, self._attention(outputs, labels, mask, live), **both)
         if name == "emdr2":
             summed = answer_log_likelihoods(tokens, mask, per_token=False)
@@ -164,7 +164,7 @@ class RetrieverLosses:
         known = answer_log_likelihoods(tokens, mask, args.lm_likelihood == "per_token")
         if name == "listwise":
             scores = doc_scores / args.retriever_temperature
-            return listwise_losses(scores, known, doc_scores > -torch.inf)
+            return listwise_losses(scores, known, live)
         if name == "lsr":
             return lsr_losses(doc_scores, known, **both, direction=args.lsr_direction)
         return {"pdist": pdist_losses, "loop": loop_losses}[name](doc_scores, known, **both)

@@ -118,7 +118,7 @@ class RagRetrieval(RagSaver):
     @functools.cached_property
     def health(self) -> HealthWatch:
         """Watches the passages of the questions that this process trains on."""
-        return HealthWatch(len(self.retriever.index), self.args.trainable, self.advised_losses)
+        return HealthWatch(len(self.retriever.index), self._collapses)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with how varied the passages were since the last line; warn where they are not."""

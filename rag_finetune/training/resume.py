@@ -34,11 +34,10 @@ def _whole_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     ]
 
 
-def _left_aside(args: "TrainingArguments") -> str:
-    """Later checkpoints that were not written to their end, for a sentence; "" for none."""
-    whole = [path for _, path in _whole_checkpoints(Path(str(args.output_dir)))]
-    begun = Path(str(args.output_dir)).glob("checkpoint-*/")
-    torn = sorted(path.name for path in begun if path not in whole)
+def _left_aside(folder: Path) -> str:
+    """Checkpoints that were not written to their end, for a sentence; "" for none."""
+    whole = [path for _, path in _whole_checkpoints(folder)]
+    torn = sorted(path.name for path in folder.glob("checkpoint-*/") if path not in whole)
     return f" ({', '.join(torn)}: not written to the end, left aside)" if torn else ""
 
 
@@ -69,17 +68,17 @@ def check_output(args: "TrainingArguments") -> None:
         FileNotFoundError: see `latest_checkpoint` and `check_resumable`.
     """
     folder = Path(str(args.output_dir))
+    is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
     if args.resume_from_checkpoint == LATEST:
         args.resume_from_checkpoint = str(latest_checkpoint(folder))
     if args.resume_from_checkpoint is not None:
         check_resumable(Path(args.resume_from_checkpoint))
-        if os.environ.get("RANK", "0") == "0":
+        if is_first:
             (folder / "train_results.json").unlink(missing_ok=True)  # it is not finished any more
-            print(f"Going on from {args.resume_from_checkpoint}{_left_aside(args)}.")
+            print(f"Going on from {args.resume_from_checkpoint}{_left_aside(folder)}.")
         return
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file. Choose another --output_dir.")
-    is_first = os.environ.get("RANK", "0") == "0"  # others may find what the first has written
     if is_first and folder.is_dir() and any(folder.iterdir()):
         remedy = "Choose"
         if _whole_checkpoints(folder):
