@@ -576,7 +576,11 @@ def test_a_damaged_question_is_named_with_its_line(tmp_path):
         (["--trainable", "generator", "reader"], "invalid choice: 'reader'"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--lr_scheduler_type", "zigzag"], "invalid choice: 'zigzag'"),
-        (["--max_steps", "3", "stray"], 'unexpected argument "stray"'),
+        (["--max_steps", "3", "stray"], 'unexpected argument "stray". See'),
+        (
+            ["--retriever_loss", "lsr", "contrastive:4"],
+            "Losses are joined by commas: --retriever_loss lsr,contrastive:4. See",
+        ),
         (["--model_type", "rag"], "invalid choice: 'rag'"),
         (["--resume_from_checkpoint"], "expected one argument"),
     ],

@@ -26,6 +26,12 @@ def test_a_log_is_a_line_with_the_norm_of_each_part():
     assert log_line(one, 1, 2) == "step 1 of 2:  loss 2  gradient 3.21"
 
 
+def test_the_rates_of_parts_with_their_own_stand_behind_that_of_the_others():
+    logs = {"loss": 2.0, "learning_rate": 3e-5, "learning_rate_question_encoder": 1e-5}
+    expected = "step 1 of 2:  loss 2  learning rate 3e-05 (question_encoder 1e-05)"
+    assert log_line(logs, 1, 2) == expected
+
+
 def test_the_losses_that_make_up_the_loss_stand_behind_it():
     logs = {"loss": 1.5, "grad_norm": 2.0, "loss_likelihood": 1.25, "loss_lsr": 0.5}
     expected = "step 1 of 2:  loss 1.5 (likelihood 1.25, lsr 0.5)  gradient 2"

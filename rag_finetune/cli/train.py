@@ -18,6 +18,7 @@ from rag_finetune.cli.parsing import add_bool, add_dataclass_options, make_parse
 from rag_finetune.cli.task import Task
 from rag_finetune.files import check_file
 from rag_finetune.rag.index_choice import require_usable_index, right_encoder
+from rag_finetune.training.loss_terms import LOSSES
 from rag_finetune.training.resume import LATEST, check_output
 
 if TYPE_CHECKING:
@@ -143,7 +144,11 @@ def run(argv: list[str], task: Task) -> int:
         rest, return_remaining_strings=True, look_for_args_file=False
     )
     if strays:
-        training_parser.error(f'unexpected argument "{strays[0]}"')
+        message = f'unexpected argument "{strays[0]}"'
+        if args.retriever_loss and strays[0].partition(":")[0] in LOSSES:
+            together = f"{args.retriever_loss},{strays[0]}"
+            message += f". Losses are joined by commas: --retriever_loss {together}"
+        training_parser.error(message)
     if args.eval_on_start and validation_questions is None:
         raise ValueError(
             "--eval_on_start needs questions: --validation_file or --validation_split."

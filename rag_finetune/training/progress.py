@@ -10,6 +10,7 @@ from transformers.utils.logging import tqdm
 SHARES = ("exact_match", "f1", "recall@1", "recall@5", "mrr@10", "answer_recall@5")
 COUNT = "n_examples"  # in the figures of every evaluation
 NORM = "grad_norm"
+RATE = "learning_rate"
 TERM = "loss_"  # what the losses are called that are a part of the loss
 
 
@@ -87,8 +88,11 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
             whole = parts.pop(NORM)
             each = ", ".join(f"{name} {norm:.3g}" for name, norm in parts.items())
             shown.append(f"gradient {whole:.3g}" + (f" ({each})" if len(parts) > 1 else ""))
-        if "learning_rate" in logs:
-            shown.append(f"learning rate {logs['learning_rate']:.3g}")
+        if RATE in logs:
+            rates = {key.removeprefix(f"{RATE}_"): logs[key] for key in logs if RATE in key}
+            rate = rates.pop(RATE)
+            own = ", ".join(f"{name} {value:.3g}" for name, value in rates.items())
+            shown.append(f"learning rate {rate:.3g}" + (f" ({own})" if own else ""))
         if logs.get("index_staleness"):
             shown.append(f"index age {logs['index_staleness']:,}")
         return f"{place}:  {'  '.join(shown)}"
