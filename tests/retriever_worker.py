@@ -12,9 +12,8 @@ BATCH = list(range(11))  # of two processes one has six questions, the other fiv
 
 def run(folder: Path, **options: Any) -> None:
     """Write the gradients that every process has after the exchange, and the figures of a run."""
-    trainer = tiny_retriever.make_trainer(
-        folder, n_negatives=1, max_steps=1, learning_rate=1e-9, max_grad_norm=1e9, **options
-    )
+    still = {"max_steps": 1, "learning_rate": 1e-9, "max_grad_norm": 1e9}
+    trainer = tiny_retriever.make_trainer(folder, **({"n_negatives": 1} | still | options))
     rank, world = trainer.args.process_index, trainer.args.world_size
     model = trainer.accelerator.prepare_model(trainer.biencoder) if world > 1 else trainer.biencoder
     model.train()

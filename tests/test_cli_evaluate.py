@@ -349,6 +349,10 @@ def test_words_are_measured_without_a_model(tmp_path):
     [first, *_] = predictions_in(tmp_path)
     scores = [passage["score"] for passage in first["passages"]]
     assert scores == sorted(scores, reverse=True) and scores[-1] > 0
+    ok("evaluate", *words, "--index", words_job() / "bare", "--overwrite")  # it has words alone
+    assert predictions_in(tmp_path)[0] == first
+    error = usage_error_of("evaluate", *words, "--index", words_job() / "full")
+    assert "--retrieval_only with --question_encoder" in error
 
 
 def test_a_way_that_the_index_lacks_is_an_error_and_no_other_is_taken(tmp_path):

@@ -1,6 +1,8 @@
 """`rag-finetune search`, run in this process."""
 
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import tiny_rag
@@ -11,8 +13,10 @@ from transformers import DPRQuestionEncoder
 
 from rag_finetune.cli.search import results_table
 from rag_finetune.encoders.load import load_question_encoder
+from rag_finetune.index.manifest import load_manifest
 from rag_finetune.index.store import open_index
 from rag_finetune.retrieval.rerank import load_reranker, passage_text
+from rag_finetune.retrieval.way import Retrieval
 
 ADA = "what is the house of ada ?"
 ROW = re.compile(r"^ *(\d+) +(-?\d+\.\d{4})  (\S+) +(house of \w+)  +the house of .*$")
@@ -102,7 +106,7 @@ def test_what_cannot_work_fails_with_one_line(words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([ADA, "--index", "x"], "--question_encoder --model_name_or_path is required"),
+        ([ADA], "--question_encoder --model_name_or_path is required"),
         ([ADA, "--question_encoder", "x"], "--question_encoder needs --index"),
         (["--index", "x", "--question_encoder", "y"], "required: question"),
         ([ADA, "--question_encoder", "x", "--model_name_or_path", "y"], "not allowed with"),
@@ -149,6 +153,18 @@ def ids_of(out):
 def test_words_are_searched_without_an_encoder(folder, way):
     index = words_job() / folder
     ((best, *_),) = ids_of(ok("search", ADA, "--index", index, "--retrieval", way).out)
+    assert best == "1"
+
+
+def test_an_index_that_says_words_itself_needs_no_encoder(tmp_path):
+    ((best, *_),) = ids_of(ok("search", ADA, "--index", words_job() / "bare").out)
+    assert best == "1"
+    tuned = shutil.copytree(words_job() / "full", tmp_path / "tuned")
+    error = usage_error_of("search", ADA, "--index", tuned)
+    assert "--question_encoder --model_name_or_path is required" in error
+    manifest = load_manifest(tuned)
+    replace(manifest, retrieval=Retrieval("bm25").data()).save(tuned)
+    ((best, *_),) = ids_of(ok("search", ADA, "--index", tuned).out)
     assert best == "1"
 
 

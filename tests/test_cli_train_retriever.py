@@ -63,7 +63,7 @@ def test_a_best_that_is_no_better_than_the_start_is_said():
     def trained(*figures):
         logs = [{"step": step, "eval_mrr@10": found} for step, found in enumerate(figures)]
         state = types.SimpleNamespace(best_metric=max(figures[1:]), log_history=logs)
-        args = types.SimpleNamespace(metric_for_best_model="mrr@10")
+        args = types.SimpleNamespace(metric_for_best_model="mrr@10", load_best_model_at_end=True)
         return train_retriever._best_of(types.SimpleNamespace(args=args, state=state))
 
     with pytest.warns(UserWarning, match="as good or better"):
@@ -147,6 +147,13 @@ def test_a_run_that_goes_on_still_knows_what_was_there_before_it(inputs):
     assert before.findall(first) == before.findall(again) != []
     assert "step 0 of 3" in first
     assert "validation: " not in again  # of the checkpoint's it is known
+
+
+def test_that_the_last_model_is_kept_is_said_beside_the_best_figure(inputs):
+    given = words(inputs, "--validation_file", str(inputs / "train.json"))
+    with pytest.warns(UserWarning, match="eval_strategy steps and save_strategy epoch differ"):
+        done = ok(*given, "--eval_strategy", "steps", "--eval_steps", "2")
+    assert re.search(r"; best mrr@10 0\.\d+, 0\.\d+ before training, the last model is", done.out)
 
 
 def test_dpr_files_bring_their_positives_and_hard_negatives(inputs):

@@ -41,6 +41,12 @@ def test_the_best_is_kept_where_every_evaluation_has_a_checkpoint(tmp_path):
     assert not none.load_best_model_at_end
 
 
+def test_that_the_best_is_not_kept_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="steps and save_strategy epoch differ: the last model"):
+        args = RerankerTrainingArguments(output_dir=str(tmp_path), eval_strategy="steps")
+    assert not args.load_best_model_at_end
+
+
 def test_a_copy_of_arguments_is_accepted(tmp_path):
     args = RerankerTrainingArguments(output_dir=str(tmp_path), n_negatives=3)
     again = copy.copy(args)

@@ -44,5 +44,11 @@ def test_the_best_is_kept_where_every_evaluation_has_a_checkpoint(tmp_path):
     assert not other.load_best_model_at_end
 
 
+def test_that_the_best_is_not_kept_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="steps and save_strategy epoch differ: the last model"):
+        args = RetrieverTrainingArguments(output_dir=str(tmp_path), eval_strategy="steps")
+    assert not args.load_best_model_at_end
+
+
 def test_every_refused_argument_is_one_of_transformers():
     assert set(REFUSED) <= set(RetrieverTrainingArguments.__dataclass_fields__)

@@ -85,6 +85,14 @@ def test_scores_of_a_teacher_are_by_question_and_passage():
     assert found[:3] == [3.0, -1.0, -2.0] and found[3] != found[3]
 
 
+def test_a_passage_that_two_processes_bring_is_distilled_once():
+    data = tiny_retriever.examples(3, n_negatives=2)
+    [gold], (one, two) = data.positives[0], data.negatives[0]
+    found = data.teacher_of([0], [gold, one, gold, two, one])[0]
+    assert found[[0, 1, 3]].tolist() == [3.0, -1.0, -2.0]
+    assert found.isnan().tolist() == [False, False, True, False, True]
+
+
 def test_mined_candidates_belong_to_dpr_files(tmp_path):
     path = tmp_path / "dpr.json"
     row = {"question": "Who?", "answers": ["Ada"], "positive_ctxs": [{"text": "Ada."}]}

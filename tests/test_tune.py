@@ -1,5 +1,7 @@
 """Every way of an index tried on questions, and the best one kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_rag
@@ -20,6 +22,7 @@ from rag_finetune.evaluation.tune import (
 from rag_finetune.index.build import build_index
 from rag_finetune.index.lexical_parts import add_lexical
 from rag_finetune.index.store import open_index
+from rag_finetune.index.update import update_index
 from rag_finetune.retrieval.way import Retrieval, choose_retrieval
 
 
@@ -74,11 +77,32 @@ def test_the_choice_is_what_the_index_does_from_then_on(trials, index, tmp_path)
     assert again.n_passages == 20 and again.lexical == index.manifest.lexical
 
 
+def test_an_index_that_was_updated_meanwhile_takes_the_choice_and_keeps_the_update(
+    trials, index, tmp_path
+):
+    copy = tiny_words.copy_of(index, tmp_path / "index")
+    update_index(copy.folder, remove=["3"])
+    chosen = write_choice(copy, trials[10])
+    again = open_index(copy.folder)
+    assert choose_retrieval(again) == chosen == trials[10].retrieval
+    assert len(again) == again.manifest.n_passages == 19
+
+
+def test_an_index_whose_words_are_others_by_now_is_refused(trials, index, tmp_path):
+    copy = tiny_words.copy_of(index, tmp_path / "index")
+    add_lexical(open_index(copy.folder), {"bm25": {"k1": 0.9}})
+    before = (copy.folder / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"changed while it was tried: lexical was .*0\.9"):
+        write_choice(copy, trials[10])
+    assert (copy.folder / "manifest.json").read_bytes() == before
+
+
 def test_a_prior_of_the_index_stays(trials, index, tmp_path):
     copy = tiny_words.copy_of(index, tmp_path / "index")
     write_choice(copy, Trial(Retrieval("bm25", prior=0.5), {}, {}, 0.0))
     copy = open_index(copy.folder)
-    copy.manifest.retrieval["prior"] = 0.5
+    retrieval = copy.manifest.retrieval | {"prior": 0.5}
+    replace(copy.manifest, retrieval=retrieval).save(copy.folder)
     assert write_choice(copy, trials[0]) == Retrieval("bm25", prior=0.5)
 
 

@@ -16,6 +16,7 @@ from rag_finetune.cli.flags import (
     add_reranker_flags,
     add_retrieval_flags,
     best_device,
+    by_words_alone,
     decoding_options,
     encoder_options,
     require_positive,
@@ -24,7 +25,6 @@ from rag_finetune.cli.flags import (
 from rag_finetune.cli.parsing import add_bool, make_parser, parse
 from rag_finetune.files import check_file, require_new_file
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index, right_encoder
-from rag_finetune.retrieval.way import LEXICAL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -128,8 +128,8 @@ def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     if args.retrieval_only and (args.num_beams or args.max_new_tokens):
         parser.error("--num_beams and --max_new_tokens are for answers: leave them out here")
     named = [name for name in (args.model_name_or_path, args.question_encoder) if name]
-    needs_none = args.retrieval_only and args.index and args.retrieval in LEXICAL
-    if len(named) != 1 and (named or not needs_none):
+    needs_none = not named and args.retrieval_only and by_words_alone(args)
+    if len(named) != 1 and not needs_none:
         parser.error(
             "give --model_name_or_path, or --retrieval_only with --question_encoder, or by words "
             "with --index and --retrieval bm25 or tfidf"

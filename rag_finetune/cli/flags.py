@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_finetune.cli.parsing import add_bool, split_config
 from rag_finetune.cli.recipe import read_recipe, recipe_keys
 from rag_finetune.data.formats import FORMATS
-from rag_finetune.retrieval.way import RERANK_TOP, WAYS
+from rag_finetune.index.manifest import load_manifest
+from rag_finetune.retrieval.way import LEXICAL, RERANK_TOP, WAYS, default_retrieval, retrieval_of
 
 if TYPE_CHECKING:
     from rag_finetune.index.gold import Passages
@@ -100,6 +102,20 @@ def add_retrieval_flags(parser: argparse._ActionsContainer, *, prior: bool = Tru
             help="λ of p(z|x) = softmax(q·d + λ × score by words); default: the checkpoint's own, "
             "or 0 (for an index without vectors 1)",
         )
+
+
+def by_words_alone(args: argparse.Namespace) -> bool:
+    """Whether the index that --index names is searched by words: as a flag, or else it says.
+
+    Raises:
+        OSError: it is no index folder.
+        ValueError: its manifest is damaged.
+    """
+    if args.retrieval or not args.index:
+        return bool(args.index) and args.retrieval in LEXICAL
+    manifest = load_manifest(Path(args.index))
+    default = default_retrieval(manifest).data()
+    return retrieval_of(manifest.retrieval or default, args.index).way in LEXICAL
 
 
 def add_reranker_flags(parser: argparse._ActionsContainer) -> None:

@@ -11,13 +11,13 @@ from rag_finetune.cli.flags import (
     add_reranker_flags,
     add_retrieval_flags,
     best_device,
+    by_words_alone,
     encoder_options,
     require_positive,
     with_reranker,
 )
 from rag_finetune.cli.parsing import make_parser, parse
 from rag_finetune.rag.index_choice import require_known_pair, require_usable_index
-from rag_finetune.retrieval.way import LEXICAL
 
 if TYPE_CHECKING:
     from rag_finetune.encoders.text_encoder import TextEncoder
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     if args.question_encoder and not args.index:
         parser.error("--question_encoder needs --index")
     if not (args.question_encoder or args.model_name_or_path):
-        if not (args.index and args.retrieval in LEXICAL):
+        if not by_words_alone(args):
             parser.error(
                 "one of the arguments --question_encoder --model_name_or_path is required (neither "
                 "with --index and --retrieval bm25 or tfidf)"

@@ -220,6 +220,8 @@ def _train(data: argparse.Namespace, args: "RerankerTrainingArguments") -> int:
     trainer.finish(result.metrics)
     best = trainer.state.best_metric
     found = "" if best is None else f"; best {args.metric_for_best_model} {best:.4f}"
+    if found and not args.load_best_model_at_end:
+        found += ", the last model is kept"
     say(f"{args.output_dir}: finished after {trainer.state.global_step} steps{found}.")
     trainer.end()
     return 0

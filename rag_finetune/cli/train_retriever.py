@@ -249,8 +249,9 @@ def _best_of(trainer: "RetrieverTrainer") -> str:
     logs = trainer.state.log_history
     key = f"eval_{name.removeprefix('eval_')}"
     start = next((entry[key] for entry in logs if key in entry and not entry["step"]), None)
+    kept = "" if trainer.args.load_best_model_at_end else ", the last model is kept"
     if start is None:
-        return f"; best {name} {best:.4f}"
+        return f"; best {name} {best:.4f}{kept}"
     if best - start < ROUNDING:
         warnings.warn(
             f"{name} was {start:.4f} before training and is {best:.4f} at its best: the encoders "
@@ -258,7 +259,7 @@ def _best_of(trainer: "RetrieverTrainer") -> str:
             "--learning_rate.",
             stacklevel=2,
         )
-    return f"; best {name} {best:.4f}, {start:.4f} before training"
+    return f"; best {name} {best:.4f}, {start:.4f} before training{kept}"
 
 
 def _say_what_is_kept(old: "Manifest", folder: str) -> None:

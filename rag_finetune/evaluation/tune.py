@@ -11,7 +11,9 @@ from datasets import Dataset
 from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.gold import resolve_positives
+from rag_finetune.index.manifest import load_manifest
 from rag_finetune.index.store import PassageIndex
+from rag_finetune.index.versions import claimed_index
 from rag_finetune.metrics.retrieval import KS, has_answer, retrieval_metrics
 from rag_finetune.retrieval.hybrid import fuse
 from rag_finetune.retrieval.search import Searcher
@@ -101,18 +103,28 @@ def best_trial(trials: Sequence[Trial], metric: str) -> Trial:
 def write_choice(index: PassageIndex, trial: Trial) -> Retrieval:
     """Write a way into the manifest of an index, which keeps its prior.
 
+    An index whose passages were updated since it was opened takes it as well.
+
     Returns:
         What was written.
 
     Raises:
+        ValueError: the index is of another type by now, or has other indexes by words.
+        BlockingIOError: another process is changing it.
         OSError: the manifest cannot be written.
     """
-    before = index.manifest.retrieval.get("prior", 0.0)
-    chosen = replace(trial.retrieval, prior=before)
-    manifest = replace(
-        index.manifest, retrieval=chosen.data(), search_parameters=trial.search_parameters
-    )
-    manifest.save(index.folder)
+    with claimed_index(index.folder):
+        now = load_manifest(index.folder)
+        for name in ("faiss_factory", "has_vectors", "lexical"):
+            before, found = getattr(index.manifest, name), getattr(now, name)
+            if before != found:
+                raise ValueError(
+                    f"{index.folder}: was changed while it was tried: {name} was {before}, and is "
+                    f"{found} now. Give the command again."
+                )
+        chosen = replace(trial.retrieval, prior=now.retrieval.get("prior", 0.0))
+        parameters = trial.search_parameters
+        replace(now, retrieval=chosen.data(), search_parameters=parameters).save(index.folder)
     return chosen
 
 

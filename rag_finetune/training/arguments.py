@@ -1,7 +1,6 @@
 """RagTrainingArguments: Seq2SeqTrainingArguments with RAG's options, defaults and refusals."""
 
 import math
-import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from huggingface_hub import constants, get_token
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
-from rag_finetune.training.launch import check_world, refuse
+from rag_finetune.training.launch import can_keep_best, check_world, refuse
 from rag_finetune.training.loss_terms import check_losses
 from rag_finetune.training.options import OF_REFRESH, REFUSED, TRAINABLE, RagOptions
 
@@ -111,7 +110,7 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
         self._check_options()
         self._check_combinations()
         if self.load_best_model_at_end is None:
-            self.load_best_model_at_end = self._can_keep_best()
+            self.load_best_model_at_end = can_keep_best(self)
         if self.metric_for_best_model is None:
             self.metric_for_best_model = "exact_match" if self.predict_with_generate else "loss"
         cuda = torch.cuda.is_available() and not self.use_cpu
@@ -275,19 +274,6 @@ class RagTrainingArguments(RagOptions, Seq2SeqTrainingArguments):
                 "save_index none leaves out the index, which training with context_encoder in "
                 "--trainable makes: choose copy or link."
             )
-
-    def _can_keep_best(self) -> bool:
-        """Whether every evaluation has a checkpoint to go back to; warns where some have none."""
-        if self.eval_strategy == "no" or self.save_strategy == "no":
-            return False
-        if self.save_strategy in (self.eval_strategy, "best"):
-            return True
-        warnings.warn(
-            f"eval_strategy {self.eval_strategy} and save_strategy {self.save_strategy} differ: "
-            "the last model is kept, not the best. Set both alike, or --save_strategy best.",
-            stacklevel=4,
-        )
-        return False
 
     def _check_world(self) -> None:
         """Raise where a launcher's processes do not see each other; use one GPU of several."""

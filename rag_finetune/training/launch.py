@@ -32,6 +32,24 @@ def refuse(args: TrainingArguments, refused: Mapping[str, str]) -> None:
             )
 
 
+def can_keep_best(args: TrainingArguments) -> bool:
+    """Whether every evaluation has a checkpoint to go back to; warns where some have none.
+
+    Args:
+        args: training arguments, while they are being checked.
+    """
+    if args.eval_strategy == "no" or args.save_strategy == "no":
+        return False
+    if args.save_strategy in (args.eval_strategy, "best"):
+        return True
+    warnings.warn(
+        f"eval_strategy {args.eval_strategy} and save_strategy {args.save_strategy} differ: the "
+        "last model is kept, not the best. Set both alike, or --save_strategy best.",
+        stacklevel=4,
+    )
+    return False
+
+
 def check_world(args: TrainingArguments, command: str) -> None:
     """Raise where a launcher's processes do not see each other; use one GPU of several.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from rag_finetune.training.launch import check_world, refuse
+from rag_finetune.training.launch import can_keep_best, check_world, refuse
 from rag_finetune.training.reranker_options import REFUSED, RerankerOptions
 
 AT_LEAST_ONE = (
@@ -86,8 +86,7 @@ class RerankerTrainingArguments(RerankerOptions, TrainingArguments):
                     f"{name} needs evaluations: --validation_file and an eval_strategy."
                 )
         if self.load_best_model_at_end is None:
-            alike = self.save_strategy in (self.eval_strategy, "best")
-            self.load_best_model_at_end = self.eval_strategy != "no" and alike
+            self.load_best_model_at_end = can_keep_best(self)
         cuda = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = (

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from rag_finetune.files import nearest
 from rag_finetune.index.lexical import require_lexical
 from rag_finetune.index.words import require_language
-from rag_finetune.training.launch import check_world, refuse
+from rag_finetune.training.launch import can_keep_best, check_world, refuse
 from rag_finetune.training.retriever_options import FUSED, REFUSED, RetrieverOptions
 
 AT_LEAST_ONE = (
@@ -78,8 +78,7 @@ class RetrieverTrainingArguments(RetrieverOptions, TrainingArguments):
         refuse(self, REFUSED)
         self._check_options()
         if self.load_best_model_at_end is None:
-            alike = self.save_strategy in (self.eval_strategy, "best")
-            self.load_best_model_at_end = self.eval_strategy != "no" and alike
+            self.load_best_model_at_end = can_keep_best(self)
         if self.eval_strategy == "no":
             self.eval_on_start = False
         cuda = torch.cuda.is_available() and not self.use_cpu

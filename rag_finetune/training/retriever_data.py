@@ -142,15 +142,15 @@ class RetrieverExamples:
     def teacher_of(self, rows: Sequence[int], passages: Sequence[int]) -> Tensor:
         """A teacher's scores, NaN where there is none, shape (rows, passages).
 
-        Where a `teacher` scores whatever it is shown, a passage that stands there again has none.
+        A passage that stands there again has none: gathered from two processes, it counts once.
         """
         none = float("nan")
         if self.teacher is not None:
-            again = torch.tensor(_repeated(passages))
-            return self.teacher.scores(rows, passages).masked_fill(again, none)
-        return torch.tensor(
-            [[self.teacher_scores.get((row, p), none) for p in passages] for row in rows]
-        )
+            scores = self.teacher.scores(rows, passages)
+        else:
+            known = self.teacher_scores
+            scores = torch.tensor([[known.get((row, p), none) for p in passages] for row in rows])
+        return scores.masked_fill(torch.tensor(_repeated(passages)), none)
 
     def _add(self, example: Any, by_id: dict[str, list[tuple[str, str]]], mined: Any) -> bool:
         """Take a question; False where it has no positive."""
