@@ -170,6 +170,18 @@ def test_two_searches_take_turns_and_either_may_rule_out(index):
     assert negatives_of(NegativeMiner(index, searchers, margin=1.0)) == [["n1", "p#1"]]
 
 
+def test_a_search_rules_out_what_only_another_one_finds_in_its_window(index):
+    # n2 is y's third, outside of its window, and nearer to the gold passage there than allowed.
+    by_y = Ranking(g=9.0, n1=1.0, n2=8.9, n3=8.95)
+    searchers = {"x": Ranking(n2=4.0, n1=3.0, g=5.0), "y": by_y}
+    assert negatives_of(NegativeMiner(index, searchers, to_rank=2)) == [["n2", "n3"]]
+    miner = NegativeMiner(index, searchers, to_rank=2, max_share=0.9)
+    assert negatives_of(miner) == [[]]
+    assert miner.left_out["too near to the gold passage"] == 2
+    miner = NegativeMiner(index, searchers, to_rank=3, max_share=0.9)
+    assert negatives_of(miner) == [["n1"]]
+
+
 def test_a_draw_depends_on_seed_and_question_alone(index, monkeypatch):
     questions = asked(*[(["red"], ["g"])] * 6)
     rules = {"n_negatives": 2, "sampling": "random"}

@@ -65,6 +65,24 @@ def test_gold_and_answer_bearing_passages_and_repeats_are_no_negatives():
     assert found.tolist() == [[True, True, False, True]]
 
 
+def test_what_mining_leaves_out_is_no_negative_in_the_loss_either():
+    mined = Candidates(
+        negatives=[
+            Candidate("Ada", "She slept."),  # the answer stands in the title
+            Candidate("", "ada  built the Harbour."),  # the gold passage again
+            Candidate("Adamant", "She slept."),
+        ]
+    )
+    rows = [question(), question(id="r", answers=[], positive_ids=["b"])]
+    data = RetrieverExamples(Dataset.from_list(rows), PASSAGES, [mined, Candidates()])
+    texts = data.passages.texts
+    assert texts[1:4] == ["She slept.", "ada  built the Harbour.", "She slept."]
+    assert data.passages.copies == [0, 1, 0, 1, 4]
+    found = data.excluded([0, 1], range(5))
+    # Passage 3 is another's title over the text of 1, and no gold passage's copy.
+    assert found.tolist() == [[True, True, True, False, True], [False, False, False, False, True]]
+
+
 def test_negatives_are_drawn_anew_each_epoch_and_never_the_positive():
     data = tiny_retriever.examples(20, n_negatives=1)
     data.negatives[0] = list(range(2, 12))

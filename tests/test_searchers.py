@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tiny_rag
 
+from rag_finetune.retrieval import searchers
 from rag_finetune.retrieval.searchers import DenseSearcher
 
 QUESTIONS = [fact["question"] for fact in tiny_rag.facts()[:3]]
@@ -26,6 +27,17 @@ def test_scores_of_given_passages_are_those_of_the_search(index):
     scores, rows = searcher.search(QUESTIONS, 4)
     assert np.allclose(searcher.scores_at(QUESTIONS, rows), scores, atol=1e-5)
     assert searcher.scores_at(QUESTIONS[:1], np.array([[-1]])).tolist() == [[0.0]]
+
+
+def test_few_vectors_are_held_at_once_and_the_scores_are_the_same(index, monkeypatch):
+    searcher = DenseSearcher(tiny_rag.context_encoder(seed=2), index)
+    rows = np.array([[0, 3, 5], [1, -1, 2], [7, 7, -1]])
+    expected = searcher.scores_at(QUESTIONS, rows)
+    sizes, read = [], index.vectors_at
+    monkeypatch.setattr(index, "vectors_at", lambda rows: sizes.append(rows.size) or read(rows))
+    monkeypatch.setattr(searchers, "VALUES_PER_BLOCK", 2 * 3 * 16)
+    assert (searcher.scores_at(QUESTIONS, rows) == expected).all()
+    assert sizes == [6, 3]
 
 
 def test_an_encoder_of_another_dimension_is_refused(index):

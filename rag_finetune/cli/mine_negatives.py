@@ -51,10 +51,14 @@ def make_mine_negatives_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from_rank", type=int, default=1, help="first rank of a search")
     parser.add_argument("--to_rank", type=int, default=100, help="last rank of a search")
     parser.add_argument(
-        "--margin", type=float, help="a negative scores at least so much below the gold passage"
+        "--margin",
+        type=float,
+        help="each search scores a negative so much below the gold passage or more",
     )
     parser.add_argument(
-        "--max_share", type=float, help="a negative scores at most this share of the gold passage's"
+        "--max_share",
+        type=float,
+        help="each search scores a negative at most this share of the gold one's",
     )
     parser.add_argument(
         "--sampling",

@@ -15,6 +15,7 @@ from rag_finetune.data.qa import require_columns
 from rag_finetune.index.gold import gold_rows
 from rag_finetune.index.store import PassageIndex
 from rag_finetune.metrics.answers import has_answer
+from rag_finetune.retrieval.near_gold import near_gold
 from rag_finetune.retrieval.rerank import Reranker, passage_text
 from rag_finetune.retrieval.searchers import TextSearcher
 
@@ -32,13 +33,13 @@ class Found(NamedTuple):
         row: of the index.
         score: that of the search.
         retrieval: the name of the search.
-        near: its score is too near to that of the gold passage.
+        near: some search scores it too near to the gold passage.
     """
 
     row: int
     score: float
     retrieval: str
-    near: bool
+    near: bool = False
 
 
 class NegativeMiner:
@@ -46,8 +47,8 @@ class NegativeMiner:
 
     A negative is no gold passage nor piece of a gold document, has the text of none, holds no
     answer (in its title neither), and stands within the window of ranks of a search. Where a margin
-    or a share is given, no search gives it a score nearer to that of the best gold passage; where a
-    cross-encoder is given, that does not either.
+    or a share is given, no search, whichever found it, gives it a score nearer to that of the best
+    gold passage; where a cross-encoder is given, that does not either.
 
     Attributes:
         left_out: how many candidates fell to each of these rules, and how many questions were left
@@ -150,52 +151,39 @@ class NegativeMiner:
     def _candidates(self, texts: list[str], golds: list[list[int]]) -> list[list[Found]]:
         """What the searches find for each question within the window, best first, in turns."""
         by_search = [
-            self._found_by(name, searcher, texts, golds)
-            for name, searcher in self.searchers.items()
+            self._found_by(name, searcher, texts) for name, searcher in self.searchers.items()
         ]
         merged = []
         for lists in zip(*by_search, strict=True):
             firsts: dict[int, Found] = {}
-            near = {found.row for found_by in lists for found in found_by if found.near}
             for found in (one for turn in zip_longest(*lists) for one in turn if one is not None):
-                firsts.setdefault(found.row, found._replace(near=found.row in near))
+                firsts.setdefault(found.row, found)
             merged.append(list(firsts.values()))
-        return merged
-
-    def _found_by(
-        self, name: str, searcher: TextSearcher, texts: list[str], golds: list[list[int]]
-    ) -> list[list[Found]]:
-        """What one search finds within the window."""
-        scores, rows = searcher.search(texts, min(self.window.stop, len(self.index)))
-        ceilings = self._ceilings(searcher, texts, golds)
-        lists = zip(
-            ceilings, scores[:, self.window].tolist(), rows[:, self.window].tolist(), strict=True
+        near = near_gold(
+            self.searchers.values(),
+            texts,
+            golds,
+            [[found.row for found in found_by] for found_by in merged],
+            margin=self.margin,
+            max_share=self.max_share,
         )
         return [
+            [found._replace(near=found.row in rows) for found in found_by]
+            for found_by, rows in zip(merged, near, strict=True)
+        ]
+
+    def _found_by(self, name: str, searcher: TextSearcher, texts: list[str]) -> list[list[Found]]:
+        """What one search finds within the window."""
+        scores, rows = searcher.search(texts, min(self.window.stop, len(self.index)))
+        lists = zip(scores[:, self.window].tolist(), rows[:, self.window].tolist(), strict=True)
+        return [
             [
-                Found(row, score, name, near=score > ceiling)
+                Found(row, score, name)
                 for score, row in zip(found_scores, found_rows, strict=True)
                 if row >= 0
             ]
-            for ceiling, found_scores, found_rows in lists
+            for found_scores, found_rows in lists
         ]
-
-    def _ceilings(
-        self, searcher: TextSearcher, texts: list[str], golds: list[list[int]]
-    ) -> list[float]:
-        """The highest score that a negative of each question may have."""
-        if self.margin is None and self.max_share is None:
-            return [np.inf] * len(texts)
-        matrix = np.full((len(golds), max(map(len, golds))), -1)
-        for number, gold in enumerate(golds):
-            matrix[number, : len(gold)] = gold
-        scores = np.where(matrix < 0, -np.inf, searcher.scores_at(texts, matrix))
-        ceilings = best = scores.max(axis=1)
-        if self.margin is not None:
-            ceilings = best - self.margin
-        if self.max_share is not None:  # of a score below 0 a share would be more
-            ceilings = np.minimum(ceilings, best - (1 - self.max_share) * np.abs(best))
-        return list(ceilings.tolist())
 
     def _without_gold(
         self,
@@ -205,12 +193,12 @@ class NegativeMiner:
         texts: dict[int, dict[str, str]],
     ) -> list[dict[str, Any]]:
         """Candidates as rows of DPR's JSON, without gold passages, repeats and answers."""
-        seen = {_bare(texts[row]["text"]) for row in gold}
-        seen |= {_bare(passage["text"]) for passage in example.get("positive_passages") or []}
+        seen = {bare_text(texts[row]["text"]) for row in gold}
+        seen |= {bare_text(passage["text"]) for passage in example.get("positive_passages") or []}
         negatives = []
         for one in found:
             passage = texts[one.row]
-            bare = _bare(passage["text"])
+            bare = bare_text(passage["text"])
             if one.row in gold:
                 self.left_out["gold passages"] += 1
             elif bare in seen:
@@ -291,6 +279,6 @@ def _context(passage: dict[str, str]) -> dict[str, Any]:
     return {"title": passage["title"], "text": passage["text"], "passage_id": passage["id"]}
 
 
-def _bare(text: str) -> str:
+def bare_text(text: str) -> str:
     """A text by which repeats are told: without white space and case."""
     return "".join(text.split()).casefold()

@@ -8,6 +8,8 @@ import numpy as np
 from rag_finetune.encoders.text_encoder import TextEncoder
 from rag_finetune.index.store import PassageIndex
 
+VALUES_PER_BLOCK = 2**24  # of the passages' vectors that are held at once
+
 
 class TextSearcher(Protocol):
     """Finds passages for questions; `LexicalIndex` is one."""
@@ -40,8 +42,13 @@ class DenseSearcher:
 
     def scores_at(self, questions: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """See `TextSearcher`; 0 for row −1."""
-        vectors = self._index.vectors_at(rows)
-        scores: np.ndarray = np.einsum("bd,bkd->bk", self._vectors(questions), vectors)
+        vectors = self._vectors(questions)
+        scores = np.empty(rows.shape, np.float32)
+        size = max(1, VALUES_PER_BLOCK // max(1, rows.shape[1] * vectors.shape[1]))
+        for start in range(0, len(rows), size):
+            block = slice(start, start + size)
+            embeds = self._index.vectors_at(rows[block])
+            np.einsum("bd,bkd->bk", vectors[block], embeds, out=scores[block])
         return scores
 
     def _vectors(self, questions: Sequence[str]) -> np.ndarray:

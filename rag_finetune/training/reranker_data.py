@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from rag_finetune.data.candidates import Candidate, Candidates
-from rag_finetune.retrieval.rerank import Reranker, passage_text
+from rag_finetune.retrieval.rerank import Reranker
 from rag_finetune.training.retriever_data import RetrieverExamples
 
 
@@ -92,9 +92,7 @@ class RerankerCollator:
 
 def pair_of(examples: RetrieverExamples, row: int, passage: int) -> tuple[str, str]:
     """A question and a passage as a cross-encoder reads them."""
-    table = examples.passages
-    text = passage_text({"title": table.titles[passage], "text": table.texts[passage]})
-    return examples.questions[row], text
+    return examples.questions[row], examples.passages.whole_text(passage)
 
 
 def _candidate(context: Mapping[str, Any]) -> Candidate:

@@ -13,18 +13,29 @@ from torch import Tensor
 
 from rag_finetune.data.candidates import Candidates, load_candidates
 from rag_finetune.data.qa_formats import detect_format
-from rag_finetune.metrics.retrieval import has_answer
+from rag_finetune.metrics.answers import has_answer
+from rag_finetune.retrieval.mining import bare_text
+from rag_finetune.retrieval.rerank import passage_text
 
 BLOCK = 1000  # passages read at a time
 
 
 @dataclass
 class PassageTable:
-    """The distinct passages that training reads, by the row under which they are known."""
+    """The distinct passages that training reads, by the row under which they are known.
+
+    Attributes:
+        titles: of each passage.
+        texts: of each passage.
+        copies: of each passage a number that all passages of its text share, whatever their title;
+            white space and case do not count.
+    """
 
     titles: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    copies: list[int] = field(default_factory=list)
     _rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    _copies: dict[bytes, int] = field(default_factory=dict)
 
     def row(self, title: str, text: str) -> int:
         """The row of a passage; a new one where it is not there yet."""
@@ -32,7 +43,13 @@ class PassageTable:
         if row == len(self.texts):
             self.titles.append(title)
             self.texts.append(text)
+            bare = hashlib.sha256(bare_text(text).encode(errors="surrogatepass")).digest()
+            self.copies.append(self._copies.setdefault(bare, row))
         return row
+
+    def whole_text(self, row: int) -> str:
+        """A passage as a cross-encoder reads it, and as an answer is looked for in it."""
+        return passage_text({"title": self.titles[row], "text": self.texts[row]})
 
 
 class Teacher(Protocol):
@@ -117,24 +134,27 @@ class RetrieverExamples:
         self.epoch = epoch
 
     def excluded(self, rows: Sequence[int], passages: Sequence[int]) -> Tensor:
-        """Which passages are no negatives of which questions.
+        """Which passages are no negatives of which questions, by the rules of `NegativeMiner`.
 
         Args:
             rows: questions.
             passages: rows of passages; one that stands there again is excluded for all.
 
         Returns:
-            True for gold passages and for those that hold an answer, shape (rows, passages).
+            True for gold passages, copies of their texts, and those that hold an answer, in the
+            title too; shape (rows, passages).
         """
         repeated = _repeated(passages)
-        texts = [self.passages.texts[passage] for passage in passages]
+        copies = [self.passages.copies[passage] for passage in passages]
+        texts = [self.passages.whole_text(passage) for passage in passages]
         flags = []
         for row in rows:
-            golds, answers = set(self.positives[row]), self.answers[row]
+            golds = {self.passages.copies[gold] for gold in self.positives[row]}
+            answers = self.answers[row]
             flags.append(
                 [
-                    again or passage in golds or has_answer(text, answers)
-                    for again, passage, text in zip(repeated, passages, texts, strict=True)
+                    again or copy in golds or has_answer(text, answers)
+                    for again, copy, text in zip(repeated, copies, texts, strict=True)
                 ]
             )
         return torch.tensor(flags)

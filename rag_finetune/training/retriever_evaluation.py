@@ -9,7 +9,8 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from rag_finetune.encoders.text_encoder import TextEncoder
-from rag_finetune.metrics.retrieval import KS, gold_hits, ndcg_at_k, retrieval_metrics
+from rag_finetune.evaluation.measure import Evaluated, measure_answer_recall, measure_gold
+from rag_finetune.metrics.retrieval import KS
 from rag_finetune.training.gathering import rank, world_size
 
 VALUES_PER_BLOCK = 2**26  # inner products that are held at once
@@ -28,28 +29,35 @@ def retrieval_figures(
     Args:
         question_encoder: encodes the questions.
         context_encoder: encodes the passages.
-        questions: as from `resolve_positives`; those without gold passages do not count.
+        questions: as from `resolve_positives`; with positive_grades where gold has grades.
         passages: columns id, document_id, title, text.
 
     Returns:
-        recall@k, mrr@10, ndcg@10, as fractions, and n_examples.
+        As `measure` gives them: what `gold_metrics` gives, over the questions whose gold passages
+        are known, answer_recall@k, over those that have an answer, and n_examples, all of them.
 
     Raises:
         ValueError: no question has a gold passage.
     """
-    known = [row for row, golds in enumerate(questions["positive_ids"][:]) if golds]
-    if not known:
+    if not any(questions["positive_ids"][:]):
         raise ValueError(
             "No validation question has gold passages: give positive_ids, or positive_ctxs."
         )
-    golds = [questions["positive_ids"][row] for row in known]
-    vectors = _encoded(context_encoder, passages["text"][:], passages["title"][:])
-    asked = [questions["question"][row] for row in known]
-    found = exact_search(_encoded(question_encoder, asked, None), vectors, max(KS))
-    names = list(zip(passages["id"][:], passages["document_id"][:], strict=True))
-    pairs = [[names[row] for row in rows] for rows in found.tolist()]
-    figures = retrieval_metrics(gold_hits(pairs, golds), KS)
-    return figures | {"ndcg@10": ndcg_at_k(pairs, golds, 10), "n_examples": len(known)}
+    texts = passages["text"][:]
+    vectors = _encoded(context_encoder, texts, passages["title"][:])
+    asked = _encoded(question_encoder, questions["question"][:], None)
+    found = exact_search(asked, vectors, max(KS)).tolist()
+    ids, documents = passages["id"][:], passages["document_id"][:]
+    held = {
+        row: {"id": ids[row], "document_id": documents[row], "text": texts[row]}
+        for row in {row for rows in found for row in rows}
+    }
+    evaluated = [
+        Evaluated(question, [held[row] for row in rows], [])
+        for question, rows in zip(questions, found, strict=True)
+    ]
+    figures = measure_gold(evaluated, KS) | measure_answer_recall(evaluated, KS, None)
+    return figures | {"n_examples": len(evaluated)}
 
 
 def exact_search(questions: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
