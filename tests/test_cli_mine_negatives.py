@@ -67,6 +67,13 @@ def test_a_checkpoint_finds_negatives_too(index, tmp_path):
     assert first == second
 
 
+def test_that_no_question_has_a_negative_is_said(index, tmp_path):
+    words = ["--retrieval", "bm25", *dense()[1:], "--margin", 1000]
+    with pytest.warns(UserWarning, match="No question has a negative.*each search with its own"):
+        done = ok(*words_of(index, tmp_path / "mined.json", *words))
+    assert "20 questions with 0 negatives" in done.out
+
+
 def test_a_file_that_is_there_is_not_overwritten_unless_asked_to(index, tmp_path):
     output = tmp_path / "mined.json"
     output.write_text("mine")

@@ -236,6 +236,12 @@ def _report(
         f"{questions:,} questions with {n_negatives:,} negatives, "
         f"{n_negatives / max(questions, 1):.1f} each."
     )
+    if questions and not n_negatives:
+        warnings.warn(
+            "No question has a negative, for the reasons below. --margin and --max_share hold for "
+            "each search with its own scale: what suits BM25 leaves none by vectors.",
+            stacklevel=2,
+        )
     if few := miner.left_out[FEWER]:
         print(f"{few:>10,}  of them with fewer than {miner.n_negatives}")
     for path, count in given.items():
