@@ -105,7 +105,7 @@ def test_a_beir_folder_without_its_corpus_is_refused(tmp_path):
 
 def test_an_unknown_extension_names_those_that_are_read(tmp_path):
     path = touch(tmp_path / "p.docx")
-    message = r'in a \.tsv, .* or \.pdf file, found "\.docx"\. .* name its format with passages_f'
+    message = r'in a \.tsv, .* or \.pdf file, found "\.docx"\. .* name its format with --passages_f'
     with pytest.raises(ValueError, match=message):
         find_source(path)
 

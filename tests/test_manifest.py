@@ -85,6 +85,12 @@ def test_missing_folder_names_the_command(tmp_path):
         load_manifest(tmp_path / "nothing")
 
 
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "passages.tsv").write_text("id\ttext\ttitle\n")
+    with pytest.raises(NotADirectoryError, match=r"passages\.tsv: expected an index folder, found"):
+        load_manifest(tmp_path / "passages.tsv")
+
+
 def test_folder_without_manifest_is_no_index(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"not an index folder, manifest.json is missing"):
         load_manifest(tmp_path)

@@ -200,6 +200,21 @@ def test_tsv_without_a_known_header_names_the_headers(tmp_path, first):
         ids(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "remedy"),
+    [
+        ("p.tsv", "id,text,title", r"separated by commas: name it \.csv\."),
+        ("p.csv", "id;text;title", r"separated by semicolons: save it with commas, as \.csv\."),
+        ("p.tsv", '"id";"text"', r"separated by semicolons: save it with commas, as \.csv\."),
+        ("p.csv", "id\ttext\ttitle", r"separated by tabs: name it \.tsv\."),
+        ("p.csv", "id;passage", r"Put the header on the first line\."),
+    ],
+)
+def test_a_table_with_the_separator_of_another_format_is_told_so(tmp_path, name, header, remedy):
+    with pytest.raises(ValueError, match=rf":1: expected a header .*{remedy}$"):
+        ids(write(tmp_path / name, f"{header}\n1\ta\tb\n"))
+
+
 def test_csv_without_text_column_is_an_error(tmp_path):
     path = write(tmp_path / "p.csv", "id,texts\n1,a\n")
     message = r'found "id", "texts"\. Rename "texts" to "text" if that is meant\. Put the header'

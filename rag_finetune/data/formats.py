@@ -107,7 +107,8 @@ def _check_suffix(path: Path, suffixes: Iterable[str]) -> None:
     *names, last = suffixes
     raise ValueError(
         f"{path}: expected passages in a {', '.join(names)} or {last} file, found "
-        f'"{suffix or "no extension"}". Convert the file, or name its format with passages_format.'
+        f'"{suffix or "no extension"}". Convert the file, or name its format with '
+        "--passages_format."
     )
 
 

@@ -108,8 +108,20 @@ def _check_header(source: Source, place: str, columns: list[str]) -> None:
     raise ValueError(
         f"{place}: expected a header with the columns {wanted}, found "
         f"{list_names(columns) or 'nothing'}.{hint_text(columns, key)} "
-        f"Put the header on the first line."
+        f"{_header_remedy(source, columns)}"
     )
+
+
+def _header_remedy(source: Source, columns: list[str]) -> str:
+    """What to do about a header that is none: it may be cut by what separates other tables."""
+    for name, mark in {"commas": ",", "semicolons": ";", "tabs": "\t"}.items():
+        cut = [cell.strip().strip('"').lower() for column in columns for cell in column.split(mark)]
+        if len(cut) > len(columns) and text_key(cut, source.layout):
+            format_ = {",": "csv", "\t": "tsv"}.get(mark)
+            if format_:
+                return f"Its fields are separated by {name}: name it .{format_}."
+            return f"Its fields are separated by {name}: save it with commas, as .csv."
+    return "Put the header on the first line."
 
 
 def _read_columns(source: Source) -> Iterator[Row]:

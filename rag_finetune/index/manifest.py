@@ -97,10 +97,16 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: the folder or its manifest is missing.
+        NotADirectoryError: it is a file.
         ValueError: it is of a later format, a key is missing or unknown, or no object where one
             is meant.
     """
     path = folder / FILE_NAME
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"{folder}: expected an index folder, found a file. Build one of it with "
+            "`rag-finetune index --passages`."
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder. Build it with `rag-finetune index`.")
     if not path.is_file():
