@@ -132,6 +132,25 @@ def test_a_question_that_is_not_finite_is_refused(path, value):
         search_dense(open_dense(path), questions, 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+@pytest.mark.parametrize(
+    "factory", ["HNSW16,Flat", "HNSW16,SQ8", "L2norm,HNSW16,Flat", "HNSW16,SQ4,RFlat"]
+)
+@pytest.mark.parametrize("k", [100, 1000])
+def test_a_search_deeper_than_the_effort_finds_what_there_is(path, factory, k):
+    vectors, questions = draw_clusters(1000, 16), draw_clusters(20, 16, seed=1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    build_dense(vectors, path, factory)
+    refined = {"k_factor_rf": 8} if "RFlat" in factory else {}
+    index = open_dense(path, {"efSearch": 16, **refined})
+    ids = search_dense(index, questions, k)[1]
+    best = np.argsort(-(questions @ vectors.T), axis=1)[:, :k]
+    assert (ids >= 0).all()
+    recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(best, ids, strict=True)])
+    assert recall >= 0.97
+    assert np.array_equal(search_dense(index, questions, 8)[1], index.search(questions, 8)[1])
+
+
 def test_what_lists_do_not_hold_is_minus_one_with_score_minus_infinity(path):
     vectors = np.repeat(np.eye(4, dtype=np.float32), [100, 100, 100, 3], axis=0)
     index = faiss.index_factory(4, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)

@@ -87,6 +87,24 @@ def test_one_question_among_nothing_but_tombstones_still_finds_k_rows(tmp_path):
     assert np.array_equal(found[0], np.argsort(-(old[furthest] @ old[0]))[:2])
 
 
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+@pytest.mark.parametrize("index_type", ["HNSW16,Flat", "L2norm,HNSW16,Flat", "HNSW16,SQ8,RFlat"])
+def test_what_lies_behind_tombstones_is_found_at_the_effort_of_a_fresh_index(tmp_path, index_type):
+    # The 60 nearest rows of a question go: more than the effort.
+    rng, old = np.random.default_rng(4), draw(1500)
+    questions = old[rng.integers(1500, size=20)]
+    build_dense(old, tmp_path / "old", index_type)
+    for question in questions:
+        keep = np.sort(np.argsort(-(old @ question))[60:])
+        rows = np.full(1500, -1)
+        rows[keep] = np.arange(len(keep))
+        grow_dense(tmp_path / "old", tmp_path / "new", rows, old[keep], NONE)
+        opened = open_dense(tmp_path / "new", {"efSearch": 32})
+        together = np.stack([question, -question])  # the second is near none of the tombstones
+        for asked, found in zip(together, search_dense(opened, together, 5)[1], strict=True):
+            assert np.array_equal(found, np.argsort(-(old[keep] @ asked))[:5])
+
+
 def test_lists_that_are_not_looked_into_give_minus_one_with_score_minus_infinity(tmp_path):
     # Refined, so that it has tombstones, and searched in one list of two that share nothing.
     vectors = np.eye(8, dtype=np.float32)[:2].repeat(40, axis=0)

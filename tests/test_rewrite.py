@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import tiny_rag
 from datasets import load_from_disk
 
 from rag_finetune.index import rewrite
+from rag_finetune.index.build import build_index
 from rag_finetune.index.changes import Changes
 from rag_finetune.index.rewrite import Arrivals, write_version
 from rag_finetune.index.store import open_index
@@ -58,3 +61,35 @@ def test_what_it_takes_is_said_first(index, tmp_path, capsys):
     )
     assert "Writing 2 passages beside the old ones: about " in capsys.readouterr().out
     assert len(open_index(index.folder)) == 20
+
+
+@pytest.mark.filterwarnings("ignore:.*less than 90%")
+@pytest.mark.parametrize(
+    ("built", "index_type", "tuned", "expected"),
+    [
+        ("HNSW8,Flat", "", {"efSearch": 256}, {"efSearch": 256}),
+        ("HNSW8,Flat", "HNSW8,Flat", {"efSearch": 256}, {"efSearch": 256}),
+        ("HNSW8,Flat", "", {"efSearch": 1}, {"efSearch": 16}),
+        ("HNSW8,Flat", "HNSW4,Flat", {"efSearch": 256}, {"efSearch": 16}),
+        ("IVF4,Flat", "", {"nprobe": 4}, {"nprobe": 4}),
+        ("IVF4,Flat", "", {"nprobe": 16}, {"nprobe": 16}),  # all there are, to FAISS
+        ("IVF4,Flat", "IVF2,Flat", {"nprobe": 4}, {"nprobe": 1}),
+        ("HNSW8,Flat", "flat", {"efSearch": 256}, {}),
+    ],
+)
+def test_a_greater_effort_is_kept_while_the_type_is_the_same(
+    tmp_path, built, index_type, tuned, expected
+):
+    folder, encoder = tmp_path / "index", tiny_rag.context_encoder()
+    build_index(tiny_rag.passages(), encoder, folder, index_type=built)
+    data = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**data, "search_parameters": tuned}))
+    found = write_version(
+        open_index(folder),
+        Changes(ORDER, 20, 17, 0),
+        arrivals(),
+        tmp_path,
+        tmp_path / "next",
+        index_type=index_type,
+    )
+    assert found.search_parameters == expected

@@ -113,14 +113,14 @@ def test_the_effort_of_an_approximate_index_is_tried_and_kept(encoder, tmp_path)
     now = built.manifest.search_parameters["efSearch"]
     trials = list(tune_retrieval(encoder, built, tiny_rag.questions()))
     tried = [trial.search_parameters["efSearch"] for trial in trials]
-    assert tried == [now // 4, now // 2, now, 2 * now, 4 * now]
+    assert now == 16 and tried == [20, 32, 64]  # 20 of 20 passages take 20 anyway
     assert all(trial.milliseconds > 0 for trial in trials)
     write_choice(built, trials[0])
     opened = open_index(built.folder)
-    assert opened.manifest.search_parameters == {"efSearch": now // 4}
+    assert opened.manifest.search_parameters == {"efSearch": 20}
     vectors = np.ones((1, 16), np.float32)
     found = opened.search(vectors, 3)[1]
-    assert np.array_equal(found, built.searched_with({"efSearch": now // 4}).search(vectors, 3)[1])
+    assert np.array_equal(found, built.searched_with({"efSearch": 20}).search(vectors, 3)[1])
 
 
 def test_efforts_are_whole_numbers_of_at_least_one():
@@ -128,6 +128,11 @@ def test_efforts_are_whole_numbers_of_at_least_one():
         {"nprobe": value, "k_factor_rf": 8} for value in (1, 2, 4, 8)
     ]
     assert _efforts({}) == [{}]
+
+
+def test_no_effort_is_tried_that_a_deep_search_raises_anyway():
+    assert _efforts({"efSearch": 32}, 40) == [{"efSearch": value} for value in (40, 64, 128)]
+    assert _efforts({"nprobe": 4}, 40) == [{"nprobe": value} for value in (1, 2, 4, 8, 16)]
 
 
 def test_words_alone_are_tried_without_an_encoder(index, tmp_path):

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from rag_finetune.data.qa import require_columns
 from rag_finetune.encoders.text_encoder import TextEncoder
+from rag_finetune.index.dense_search import least_effort
 from rag_finetune.index.gold import resolve_positives
 from rag_finetune.index.manifest import load_manifest
 from rag_finetune.index.store import PassageIndex
@@ -78,7 +79,7 @@ def tune_retrieval(
         return
     index.check_encoder(encoder.dimension, encoder.settings())
     vectors = encoder.encode(judge.texts)
-    for parameters in _efforts(set_now):
+    for parameters in _efforts(set_now, least_effort(depth, len(index))):
         tried = index.searched_with(parameters)
         start = time.perf_counter()
         rows = tried.search(vectors, depth)[1]
@@ -169,10 +170,15 @@ class _Judge:
         return self._hits[question, row]
 
 
-def _efforts(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Search parameters to try: efSearch or nprobe from a quarter to four times what it is."""
+def _efforts(parameters: Mapping[str, Any], least: int = 1) -> list[dict[str, Any]]:
+    """Search parameters to try: efSearch or nprobe from a quarter to four times what it is.
+
+    No efSearch below the least that such a deep search takes anyway: it would be given the figures
+    of a greater one.
+    """
     name = next((name for name in PARAMETERS if name in parameters), None)
     if name is None:
         return [dict(parameters)]
-    values = dict.fromkeys(max(1, round(parameters[name] * effort)) for effort in EFFORTS)
+    least = least if name == "efSearch" else 1
+    values = dict.fromkeys(max(least, round(parameters[name] * effort)) for effort in EFFORTS)
     return [{**parameters, name: value} for value in values]

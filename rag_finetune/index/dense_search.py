@@ -95,23 +95,73 @@ def search_dense(index: faiss.Index, vectors: np.ndarray, k: int) -> tuple[np.nd
     return np.where(ids < 0, -np.inf, scores).astype(np.float32), ids
 
 
+def least_effort(k: int, n: int) -> int:
+    """The efSearch that a search for k of n vectors takes at least.
+
+    FAISS's HNSW ends after efSearch candidates, also where k is more.
+    """
+    return min(2 * k, n)
+
+
 def _search_live(index: faiss.Index, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows; of an index with tombstones more are fetched, and these left out.
 
-    A tombstone has id −1 and a score; where nothing was found the score is FAISS's lowest.
+    A tombstone has id −1 and a score; where nothing was found the score is FAISS's lowest. HNSW
+    looks on until it has met as many live rows as it would without tombstones.
     """
+    effort = least_effort(k, index.ntotal)
     if not isinstance(index, faiss.IndexIDMap) or not len(vectors):
-        found: tuple[np.ndarray, np.ndarray] = index.search(vectors, k)
+        found: tuple[np.ndarray, np.ndarray] = _search(index, vectors, k, effort)
         return found
-    fetched, most, is_enough = k, index.ntotal, False
-    while not is_enough:
+    ef_search = _ef_search(index)
+    wanted = max(effort, ef_search) if ef_search else k
+    scores = np.empty((len(vectors), k), dtype=np.float32)
+    ids = np.empty((len(vectors), k), dtype=np.int64)
+    left, fetched, most = np.arange(len(vectors)), wanted, index.ntotal
+    while left.size:
         fetched = max(k, min(2 * fetched, most))
-        scores, ids = index.search(vectors, fetched)
-        is_live, is_nothing = ids >= 0, (ids < 0) & (scores <= NOTHING)
-        is_done = (is_live.sum(1) >= k) | is_nothing.any(1) | is_live.all(1)
-        is_enough = bool(is_done.all()) or fetched >= most
-    order = np.argsort(~is_live, axis=1, kind="stable")[:, :k]  # the live ones first, best first
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+        more_scores, more_ids = _search(index, vectors[left], fetched, fetched)
+        is_live, is_nothing = more_ids >= 0, (more_ids < 0) & (more_scores <= NOTHING)
+        order = np.argsort(~is_live, axis=1, kind="stable")[:, :k]  # live ones first, best first
+        scores[left] = np.take_along_axis(more_scores, order, 1)
+        ids[left] = np.take_along_axis(more_ids, order, 1)
+        is_done = (is_live.sum(1) >= wanted) | is_nothing.any(1) | is_live.all(1)
+        left = left[~is_done] if fetched < most else left[:0]
+    return scores, ids
+
+
+def _search(index: faiss.Index, vectors: np.ndarray, k: int, effort: int) -> Any:
+    """Search with an efSearch of at least this; the index, which threads share, is not changed."""
+    return index.search(vectors, k, params=_raised(index, effort))
+
+
+def _raised(index: faiss.Index, effort: int) -> faiss.SearchParameters | None:
+    """Search parameters with a greater efSearch; None where an index has as much, or none."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexHNSW):
+        enough = index.hnsw.efSearch >= effort
+        return None if enough else faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]
+    if isinstance(index, faiss.IndexIDMap):
+        return _raised(index.index, effort)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = _raised(index.index, effort)
+        return inner and faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
+    if isinstance(index, faiss.IndexRefine):
+        inner = _raised(index.base_index, effort)
+        return inner and faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+            k_factor=index.k_factor, base_index_params=inner
+        )
+    return None
+
+
+def _ef_search(index: faiss.Index) -> int:
+    """The efSearch of an index; 0 where it has none."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexHNSW):
+        return int(index.hnsw.efSearch)
+    if isinstance(index, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        return _ef_search(index.index)
+    return _ef_search(index.base_index) if isinstance(index, faiss.IndexRefine) else 0
 
 
 def find_effort(

@@ -159,6 +159,10 @@ def _write_dense(
         target = max(RECALL_TARGET, old.measured_recall)
         tuned = find_effort(path, vectors, old.faiss_factory, target=target, progress=progress)
         parameters, recall = tuned.parameters, tuned.recall
+    if found.get("faiss_factory", old.faiss_factory) == old.faiss_factory:
+        # A greater effort was chosen, by `tune-retrieval` perhaps. nprobe is of a number of lists.
+        kept = old.search_parameters
+        parameters = {name: max(value, kept.get(name, value)) for name, value in parameters.items()}
     return {**found, "search_parameters": parameters, "measured_recall": recall}
 
 
