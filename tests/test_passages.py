@@ -205,7 +205,7 @@ def test_tsv_without_a_known_header_names_the_headers(tmp_path, first):
     [
         ("p.tsv", "id,text,title", r"separated by commas: name it \.csv\."),
         ("p.csv", "id;text;title", r"separated by semicolons: save it with commas, as \.csv\."),
-        ("p.tsv", '"id";"text"', r"separated by semicolons: save it with commas, as \.csv\."),
+        ("p.tsv", "ID; Text", r"separated by semicolons: save it with commas, as \.csv\."),
         ("p.csv", "id\ttext\ttitle", r"separated by tabs: name it \.tsv\."),
         ("p.csv", "id;passage", r"Put the header on the first line\."),
     ],
